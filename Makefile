@@ -1,0 +1,79 @@
+# What a person types. CI calls the same targets, nothing else.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+CARGO := scripts/cargo
+BIN := $(or $(CARGO_TARGET_DIR),target)/$(if $(RELEASE),release,debug)
+REPEAT ?= 1
+PORT_BASE ?= 8080
+# Selecting by test and not by package keeps one set of features, so nothing is compiled twice.
+tests_in = $(patsubst %.rs,--test %,$(notdir $(wildcard $(1)/tests/*.rs)))
+# Nextest where it is there, cargo's own runner elsewhere: the same tests.
+TEST = $(CARGO) $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
+
+.PHONY: help
+help: ## what can be typed here
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: setup ## sagas on the terminal: arriving, switching back, surviving a kill (ONCE=1 ends, RELEASE=1)
+	$(CARGO) build --locked --workspace --bins $(if $(RELEASE),--release)
+	$(BIN)/switchback demo --port-base $(PORT_BASE) $(if $(ONCE),--once)
+
+.PHONY: test
+test: setup ## all that is quick: unit, property, store and shell tests, the model, tidy, examples
+	$(TEST) --locked --workspace --exclude e2e-tests --tests --no-fail-fast
+	$(CARGO) test --locked --workspace --exclude e2e-tests --doc
+
+.PHONY: model
+model: setup ## the model checker over the four real decision functions, with its counts
+	$(CARGO) test --locked --workspace $(call tests_in,e2e-tests/model) -- --nocapture
+
+.PHONY: e2e
+e2e: setup ## scenarios and crash points on real processes (REPEAT=n, DISPATCH=outbox)
+	@scenarios="--locked --workspace --features chaos $(call tests_in,e2e-tests)"
+	$(CARGO) build --locked --workspace --bins --features chaos
+	$(TEST) $$scenarios --no-run
+	for pass in $$(seq $(REPEAT)); do
+	    start=$$SECONDS
+	    $(TEST) $$scenarios --no-fail-fast
+	    echo "e2e: pass $$pass of $(REPEAT) took $$((SECONDS - start)) s (DISPATCH=$${DISPATCH:-direct})"
+	done
+
+.PHONY: lint
+lint: tools ## formats, clippy, licences and bans, unused dependencies, spelling, documentation
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --all-features
+	$(CARGO) deny --locked --log-level error check bans licenses sources
+	$(CARGO) shear --locked
+	.tools/bin/typos
+
+.PHONY: audit
+audit: tools ## known vulnerabilities; fetches the advisory database from GitHub
+	$(CARGO) deny --locked check advisories
+
+.PHONY: fmt
+fmt: tools ## formats the code
+	$(CARGO) fmt --all
+
+.PHONY: setup
+setup: ## installs what is missing on Debian, names it elsewhere (NO_INSTALL=1: only names it)
+	@scripts/setup
+
+.PHONY: doctor
+doctor: ## looks at every piece and installs nothing
+	@PORT_BASE=$(PORT_BASE) scripts/setup doctor
+
+.PHONY: tools
+tools: setup ## linters and a test runner, prebuilt from PyPI, into .tools
+	@scripts/setup tools
+
+.PHONY: clean
+clean: ## removes what was built and the tools
+	$(CARGO) clean
+	rm -rf .tools
+
+.ONESHELL:

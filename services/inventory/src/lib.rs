@@ -1,0 +1,88 @@
+//! The inventory service owns the stock: every line of an order is held, or none.
+//!
+//! Hears OrderPlaced, OrderCancelRequested, ReleaseInventory.
+//! Says InventoryReserved, InventoryRejected, InventoryReleased.
+
+pub mod domain;
+pub mod http;
+mod store;
+
+use std::convert::Infallible;
+
+use chassis::Service;
+use contracts::Reason;
+use contracts::inventory::Event;
+use domain::{Heard, Input, NAME, State, Step};
+use metrics::counter;
+use saga::{Decision, Participant, Settled};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+#[derive(Debug)]
+pub struct Inventory;
+
+impl Participant for Inventory {
+    const NAME: &'static str = NAME;
+    type Heard = Heard;
+    type State = State;
+    type Input = Input;
+    type Event = Event;
+    type Call = Infallible;
+    type Rejection = Infallible;
+
+    fn route(heard: &Heard) -> Option<Input> {
+        domain::route(heard)
+    }
+
+    fn decide(state: &State, input: &Input) -> Decision<State, Event, Infallible, Infallible> {
+        domain::decide(state, input)
+    }
+}
+
+impl Service for Inventory {
+    type Desk = store::Shelves;
+
+    /// Batches that share a SKU wait for each other's commit anyway.
+    const LANES: usize = 1;
+
+    fn migrations() -> ::store::Migrations {
+        static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/inventory");
+        &MIGRATIONS
+    }
+
+    async fn load(
+        tx: &mut PgConnection,
+        batch: &[(Uuid, &Input)],
+    ) -> Result<store::Shelves, ::store::Error> {
+        store::Shelves::load(tx, batch).await
+    }
+
+    async fn save(
+        &self,
+        tx: &mut PgConnection,
+        shelves: &store::Shelves,
+    ) -> Result<(), ::store::Error> {
+        shelves.save(tx).await
+    }
+
+    fn wanted(_: Uuid, call: &Infallible) -> calls::Wanted {
+        match *call {}
+    }
+
+    fn answered(_: &str, _: &Settled) -> Option<Input> {
+        None
+    }
+
+    fn observe(was: &State, _: &Input, now: &State) {
+        let thrown = match (&was.step, &now.step) {
+            (Step::Barred(why), Step::Rejected) => why.code.clone(),
+            (_, Step::Rejected) => Reason::OUT_OF_STOCK.into(),
+            _ => return,
+        };
+        counter!(
+            "switchback_compensations_total",
+            "service" => NAME, "reason" => thrown, "phase" => "started"
+        )
+        .increment(1);
+    }
+}

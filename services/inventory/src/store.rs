@@ -1,0 +1,226 @@
+//! Owns the rows of reservations and of the stock they share: the only SQL of this service. Refuses
+//! to decide.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+use chassis::{Desk, Row, Rows};
+use contracts::Reason;
+use sqlx::{PgConnection, PgPool};
+use store::{Error, all_saved, column};
+use uuid::Uuid;
+
+use crate::Inventory;
+use crate::domain::{Input, State, Step, Units, skus};
+
+/// The reservations of a batch, and the stock that they share.
+pub struct Shelves {
+    reservations: Rows<Step>,
+    stock: BTreeMap<String, Shelf>,
+    counts: Vec<Count>,
+}
+
+/// The stock of one SKU: as loaded, `None` without a row, and as it is now.
+#[derive(Clone, Copy)]
+struct Shelf {
+    loaded: Option<i64>,
+    available: i64,
+}
+
+/// A change by hand, as its row.
+struct Count {
+    change_id: Uuid,
+    sku: String,
+    delta: i64,
+    available: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct ReservationRow {
+    order_id: Uuid,
+    status: i16,
+    held: Option<Vec<u8>>,
+    reason_code: Option<String>,
+    reason_service: Option<String>,
+    version: i32,
+    said: i32,
+}
+
+impl Desk<Inventory> for Shelves {
+    fn view(&self, subject: Uuid, input: &Input) -> Cow<'_, State> {
+        let step = self.reservations.state(subject).clone();
+        let lines = skus(&step, input).into_iter();
+        let stock = lines.map(|sku| (sku.to_owned(), self.available(sku))).collect();
+        Cow::Owned(State { step, stock })
+    }
+
+    fn put(&mut self, subject: Uuid, state: State, events: u32) -> u32 {
+        for (sku, available) in state.stock {
+            let before = self.available(&sku);
+            if let Step::Counted = state.step {
+                let (sku, delta) = (sku.clone(), available - before);
+                self.counts.push(Count { change_id: subject, sku, delta, available });
+            }
+            let shelf = self.stock.entry(sku).or_insert(Shelf { loaded: None, available: 0 });
+            shelf.available = available;
+        }
+        self.reservations.replace(subject, state.step, events)
+    }
+}
+
+impl Shelves {
+    fn available(&self, sku: &str) -> i64 {
+        self.stock.get(sku).map_or(0, |shelf| shelf.available)
+    }
+
+    /// Two round trips: which SKUs a release concerns is in the reservations.
+    pub(crate) async fn load(
+        tx: &mut PgConnection,
+        batch: &[(Uuid, &Input)],
+    ) -> Result<Self, Error> {
+        let rows: Vec<ReservationRow> = sqlx::query_as(
+            "select * from reservations where order_id = any($1::uuid[])
+              order by order_id for update",
+        )
+        .bind(column(batch, |(order_id, _)| *order_id))
+        .fetch_all(&mut *tx)
+        .await?;
+        let loaded = rows.into_iter().map(|row| {
+            let (order_id, version, said) = (row.order_id, row.version, row.said);
+            let broken = || Error::Wait(format!("reservation {order_id} cannot be read back"));
+            Ok((order_id, step(row).ok_or_else(broken)?, version, said))
+        });
+        let reservations = Rows::new(loaded.collect::<Result<Vec<_>, Error>>()?);
+        // A release may follow its reservation within the batch, so those lines count too.
+        let wanted: BTreeSet<&str> = (batch.iter())
+            .flat_map(|(order_id, input)| skus(reservations.state(*order_id), input))
+            .collect();
+        let stock: Vec<(String, i64)> = sqlx::query_as(
+            "select sku, available from stock where sku = any($1::text[]) order by sku for update",
+        )
+        .bind(wanted.into_iter().collect::<Vec<_>>())
+        .fetch_all(tx)
+        .await?;
+        let stock = (stock.into_iter())
+            .map(|(sku, available)| (sku, Shelf { loaded: Some(available), available }))
+            .collect();
+        Ok(Self { reservations, stock, counts: Vec::new() })
+    }
+
+    pub(crate) async fn save(&self, tx: &mut PgConnection) -> Result<(), Error> {
+        let changed: Vec<_> = self.reservations.changed();
+        let orders: Vec<_> =
+            changed.into_iter().filter(|(_, row)| row.state != Step::Counted).collect();
+        let shelves: Vec<_> = (self.stock.iter())
+            .filter(|(_, shelf)| shelf.loaded != Some(shelf.available))
+            .collect();
+        if orders.is_empty() && shelves.is_empty() && self.counts.is_empty() {
+            return Ok(());
+        }
+        let saved = self.write(tx, &orders, &shelves).await?;
+        all_saved(saved, orders.len() + shelves.len() + self.counts.len())
+    }
+
+    /// The stock rows that were there are locked; one that was not may have been made since, and
+    /// then it comes short.
+    async fn write(
+        &self,
+        tx: &mut PgConnection,
+        orders: &[(Uuid, &Row<Step>)],
+        shelves: &[(&String, &Shelf)],
+    ) -> Result<i64, Error> {
+        let reason = |step| columns(step).2;
+        Ok(sqlx::query_scalar(SAVE)
+            .bind(column(orders, |(order_id, _)| *order_id))
+            .bind(column(orders, |(_, row)| columns(&row.state).0))
+            .bind(column(orders, |(_, row)| columns(&row.state).1))
+            .bind(column(orders, |(_, row)| reason(&row.state).map(|reason| &*reason.code)))
+            .bind(column(orders, |(_, row)| reason(&row.state).map(|reason| &*reason.service)))
+            .bind(column(orders, |(_, row)| row.said))
+            .bind(column(orders, |(_, row)| row.version))
+            .bind(column(shelves, |(sku, _)| sku.as_str()))
+            .bind(column(shelves, |(_, shelf)| shelf.available))
+            .bind(column(shelves, |(_, shelf)| shelf.loaded.is_none()))
+            .bind(column(&self.counts, |count| count.change_id))
+            .bind(column(&self.counts, |count| count.sku.as_str()))
+            .bind(column(&self.counts, |count| count.delta))
+            .bind(column(&self.counts, |count| count.available))
+            .fetch_one(tx)
+            .await?)
+    }
+}
+
+const SAVE: &str = "
+with s as (
+    select * from unnest($1::uuid[], $2::smallint[], $3::bytea[], $4::text[], $5::text[],
+                         $6::int[], $7::int[])
+        as t(order_id, status, held, reason_code, reason_service, said, was)
+), created as (
+    insert into reservations (order_id, status, held, reason_code, reason_service, version, said)
+    select order_id, status, held, reason_code, reason_service, 1, said
+      from s where was = 0 order by order_id
+    on conflict do nothing
+    returning 1
+), changed as (
+    update reservations r
+       set status = s.status, held = s.held, reason_code = s.reason_code,
+           reason_service = s.reason_service, version = s.was + 1, said = s.said,
+           updated_at = now()
+      from s
+     where s.was > 0 and r.order_id = s.order_id and r.version = s.was
+    returning 1
+), shelf as (
+    select * from unnest($8::text[], $9::bigint[], $10::boolean[]) as t(sku, available, is_new)
+), stocked as (
+    insert into stock (sku, available)
+    select sku, available from shelf where is_new order by sku
+    on conflict do nothing
+    returning 1
+), moved as (
+    update stock k set available = shelf.available
+      from shelf where not shelf.is_new and k.sku = shelf.sku
+    returning 1
+), counted as (
+    insert into stock_changes (change_id, sku, delta, available)
+    select * from unnest($11::uuid[], $12::text[], $13::bigint[], $14::bigint[])
+    returning 1
+)
+select (select count(*) from created) + (select count(*) from changed)
+     + (select count(*) from stocked) + (select count(*) from moved)
+     + (select count(*) from counted)";
+
+/// `None`: a row that no code of ours has written.
+fn step(row: ReservationRow) -> Option<Step> {
+    Some(match row.status {
+        1 => Step::Barred(Reason {
+            code: row.reason_code?.into(),
+            service: row.reason_service?.into(),
+        }),
+        2 => Step::Reserved(serde_json::from_slice::<Units>(&row.held?).ok()?),
+        3 => Step::Rejected,
+        4 => Step::Released,
+        _ => return None,
+    })
+}
+
+/// Status, units held and reason of a step.
+fn columns(step: &Step) -> (i16, Option<Vec<u8>>, Option<&Reason>) {
+    match step {
+        // Never saved here: a decision turns to something, and a count has a table of its own.
+        Step::Absent | Step::Counted => (0, None, None),
+        Step::Barred(why) => (1, None, Some(why)),
+        Step::Reserved(held) => {
+            (2, Some(serde_json::to_vec(held).expect("strings and integers")), None)
+        }
+        Step::Rejected => (3, None, None),
+        Step::Released => (4, None, None),
+    }
+}
+
+/// For readers: what is available of a SKU; `None`: never heard of.
+pub(crate) async fn available(pool: &PgPool, sku: &str) -> Result<Option<i64>, Error> {
+    Ok(sqlx::query_scalar("select available from stock where sku = $1")
+        .bind(sku)
+        .fetch_optional(pool)
+        .await?)
+}

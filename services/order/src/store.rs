@@ -1,0 +1,249 @@
+//! Owns the rows of orders and of their timeline: the only SQL of this service. Refuses to decide.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chassis::{Due, Rows, Seen};
+use chrono::{DateTime, Utc};
+use contracts::{Currency, Money, PaymentMethod, Reason};
+use sqlx::{PgConnection, PgPool};
+use store::{Error, all_saved, column};
+use uuid::Uuid;
+
+use crate::domain::{Input, Order, State, Status};
+
+/// An order is on its way for so long at most before its deadline is noticed: covers a commit that
+/// was slower than the look at the clock.
+const MARK_SLACK_SECONDS: i64 = 60;
+
+#[derive(sqlx::FromRow)]
+struct OrderRow {
+    order_id: Uuid,
+    caller: String,
+    customer_id: String,
+    lines: Vec<u8>,
+    amount_minor: i64,
+    currency: String,
+    payment_method: String,
+    ship_to: Vec<u8>,
+    status: i16,
+    reason_code: Option<String>,
+    reason_service: Option<String>,
+    version: i32,
+    said: i32,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+}
+
+pub(crate) async fn load(
+    tx: &mut PgConnection,
+    batch: &[(Uuid, &Input)],
+) -> Result<Rows<State>, Error> {
+    let rows: Vec<OrderRow> = sqlx::query_as(
+        "select * from orders where order_id = any($1::uuid[]) order by order_id for update",
+    )
+    .bind(column(batch, |(order_id, _)| *order_id))
+    .fetch_all(tx)
+    .await?;
+    let loaded = rows.into_iter().map(|row| {
+        let (order_id, version, said) = (row.order_id, row.version, row.said);
+        Ok((order_id, state(row)?, version, said))
+    });
+    Ok(Rows::new(loaded.collect::<Result<Vec<_>, Error>>()?))
+}
+
+fn state(row: OrderRow) -> Result<State, Error> {
+    let broken = |what: &str| Error::Wait(format!("order {}: {what} cannot be read", row.order_id));
+    let currency: Currency = row.currency.parse().map_err(|_| broken("currency"))?;
+    let order = Order {
+        lines: serde_json::from_slice(&row.lines).map_err(|_| broken("lines"))?,
+        ship_to: serde_json::from_slice(&row.ship_to).map_err(|_| broken("ship_to"))?,
+        total: Money::new(row.amount_minor, currency),
+        payment_method: PaymentMethod(row.payment_method.clone()),
+        caller: row.caller.clone(),
+        customer_id: row.customer_id.clone(),
+    };
+    let reason = row.reason_code.clone().zip(row.reason_service.clone());
+    let reason = reason.map(|(code, by)| Reason { code: code.into(), service: by.into() });
+    let status = match (row.status, reason) {
+        (1, _) => Status::Pending,
+        (2, Some(reason)) => Status::Cancelling(reason),
+        (3, _) => Status::Confirmed { too_late: false },
+        (4, _) => Status::Confirmed { too_late: true },
+        (5, Some(reason)) => Status::Cancelled(reason),
+        _ => return Err(broken("status")),
+    };
+    Ok(State::Known(Arc::new(order), status))
+}
+
+fn columns(status: &Status) -> (i16, Option<&Reason>) {
+    match status {
+        Status::Pending => (1, None),
+        Status::Cancelling(reason) => (2, Some(reason)),
+        Status::Confirmed { too_late: false } => (3, None),
+        Status::Confirmed { too_late: true } => (4, None),
+        Status::Cancelled(reason) => (5, Some(reason)),
+    }
+}
+
+/// Only a new order has its details written: they never change.
+pub(crate) async fn save(
+    tx: &mut PgConnection,
+    desk: &Rows<State>,
+    deadline: Duration,
+) -> Result<(), Error> {
+    let changed = desk.changed();
+    let known: Vec<_> = changed
+        .iter()
+        .filter_map(|(id, row)| match &row.state {
+            State::Known(order, status) => Some((*id, &**order, columns(status), *row)),
+            State::Absent => None,
+        })
+        .collect();
+    if known.is_empty() {
+        return Ok(());
+    }
+    let saved: i64 = sqlx::query_scalar(
+        "with s as (
+             select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::bigint[],
+                                  $6::text[], $7::text[], $8::bytea[], $9::smallint[], $10::text[],
+                                  $11::text[], $12::int[], $13::int[])
+                 as t(order_id, caller, customer_id, lines, amount_minor, currency, payment_method,
+                      ship_to, status, reason_code, reason_service, said, was)
+         ), created as (
+             insert into orders (order_id, caller, customer_id, lines, amount_minor, currency,
+                                 payment_method, ship_to, status, reason_code, reason_service,
+                                 version, said, deadline_at)
+             select order_id, caller, customer_id, lines, amount_minor, currency, payment_method,
+                    ship_to, status, reason_code, reason_service, 1, said, now() + $14::interval
+               from s where was = 0 order by order_id
+             on conflict do nothing
+             returning 1
+         ), changed as (
+             update orders o
+                set status = s.status, reason_code = s.reason_code,
+                    reason_service = s.reason_service, version = s.was + 1, said = s.said,
+                    updated_at = now()
+               from s
+              where s.was > 0 and o.order_id = s.order_id and o.version = s.was
+             returning 1
+         )
+         select (select count(*) from created) + (select count(*) from changed)",
+    )
+    .bind(column(&known, |(id, ..)| *id))
+    .bind(column(&known, |(_, order, ..)| order.caller.as_str()))
+    .bind(column(&known, |(_, order, ..)| order.customer_id.as_str()))
+    .bind(column(&known, |(_, order, ..)| json(&order.lines)))
+    .bind(column(&known, |(_, order, ..)| order.total.amount_minor))
+    .bind(column(&known, |(_, order, ..)| order.total.currency.as_str()))
+    .bind(column(&known, |(_, order, ..)| order.payment_method.0.as_str()))
+    .bind(column(&known, |(_, order, ..)| json(&order.ship_to)))
+    .bind(column(&known, |(_, _, (status, _), _)| *status))
+    .bind(column(&known, |(_, _, (_, reason), _)| reason.map(|reason| &*reason.code)))
+    .bind(column(&known, |(_, _, (_, reason), _)| reason.map(|reason| &*reason.service)))
+    .bind(column(&known, |(.., row)| row.said))
+    .bind(column(&known, |(.., row)| row.version))
+    .bind(deadline)
+    .fetch_one(tx)
+    .await?;
+    all_saved(saved, known.len())
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("lines and addresses hold strings and integers only")
+}
+
+/// Orders whose time was up since `mark` and that are still on their way.
+pub(crate) async fn expired(
+    connection: &mut PgConnection,
+    mark: Option<DateTime<Utc>>,
+) -> Result<Due<Input>, Error> {
+    let since = mark.map(|mark| mark - chrono::Duration::seconds(MARK_SLACK_SECONDS));
+    let (now, orders): (DateTime<Utc>, Vec<Uuid>) = sqlx::query_as(
+        "select now(), array(
+             select order_id from orders
+              where deadline_at <= now() and deadline_at > coalesce($1, '-infinity')
+                and status = 1
+              order by deadline_at)",
+    )
+    .bind(since)
+    .fetch_one(connection)
+    .await?;
+    let inputs = orders.into_iter().map(|order_id| (order_id, Input::Expire)).collect();
+    Ok(Due { mark: Some(now), inputs })
+}
+
+/// An event of an order's story.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub(crate) struct Told {
+    pub event_id: Uuid,
+    pub service: String,
+    pub version: Option<i32>,
+    #[sqlx(rename = "type")]
+    pub kind: String,
+    pub cause: Option<Uuid>,
+    pub at: DateTime<Utc>,
+    pub body: Vec<u8>,
+}
+
+/// One insert for a batch; what is there already is left alone.
+pub(crate) async fn insert_timeline(tx: &mut PgConnection, seen: &[Seen]) -> Result<(), Error> {
+    sqlx::query(
+        "insert into timeline (order_id, event_id, service, version, type, cause, at, body)
+         select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::int[], $5::text[], $6::uuid[],
+                              $7::timestamptz[], $8::bytea[])
+         on conflict do nothing",
+    )
+    .bind(column(seen, |seen| seen.envelope.subject))
+    .bind(column(seen, |seen| seen.envelope.id))
+    .bind(column(seen, |seen| seen.envelope.kind.producer.as_ref()))
+    .bind(column(seen, |seen| seen.envelope.version.map(u32::cast_signed)))
+    .bind(column(seen, |seen| seen.envelope.kind.name.as_ref()))
+    .bind(column(seen, |seen| seen.envelope.cause))
+    .bind(column(seen, |seen| seen.envelope.time))
+    .bind(column(seen, |seen| seen.body.as_slice()))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// What there is to show of an order.
+pub(crate) struct Shown {
+    pub order: Arc<Order>,
+    pub status: Status,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// An order of this caller's; somebody else's is as absent as one that is not there.
+pub(crate) async fn find(
+    pool: &PgPool,
+    caller: &str,
+    order_id: Uuid,
+) -> Result<Option<Shown>, Error> {
+    let row: Option<OrderRow> =
+        sqlx::query_as("select * from orders where order_id = $1 and caller = $2")
+            .bind(order_id)
+            .bind(caller)
+            .fetch_optional(pool)
+            .await?;
+    let Some(row) = row else { return Ok(None) };
+    let (created_at, updated_at) = (row.created_at, row.updated_at);
+    match state(row)? {
+        State::Known(order, status) => Ok(Some(Shown { order, status, created_at, updated_at })),
+        State::Absent => Ok(None),
+    }
+}
+
+/// The story so far, by service and number.
+pub(crate) async fn timeline(pool: &PgPool, order_id: Uuid) -> Result<Vec<Told>, Error> {
+    Ok(sqlx::query_as(
+        "select event_id, service, version, type, cause, at, body
+           from timeline
+          where order_id = $1
+          order by service, version",
+    )
+    .bind(order_id)
+    .fetch_all(pool)
+    .await?)
+}

@@ -1,0 +1,103 @@
+//! The payment service owns the money of an order: taken once, given back when the train is turned
+//! round.
+//!
+//! Hears InventoryReserved, RefundPayment, OrderCancelRequested.
+//! Says PaymentCaptured, PaymentDeclined, PaymentRefunded, ReleaseInventory.
+
+pub mod domain;
+mod provider;
+mod store;
+
+use std::convert::Infallible;
+
+use calls::{Destination, Wanted};
+use chassis::{Rows, Service};
+use contracts::payment::Event;
+use domain::{Call, Heard, Input, NAME, State};
+use metrics::counter;
+pub use provider::Config as ProviderConfig;
+use saga::{Decision, Participant, Settled};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+/// The payment service and its way to the payment provider.
+#[derive(Debug)]
+pub struct Payment {
+    provider: Destination,
+}
+
+impl Payment {
+    pub fn try_new(config: &ProviderConfig) -> anyhow::Result<Self> {
+        Ok(Self { provider: provider::destination(config)? })
+    }
+}
+
+impl Participant for Payment {
+    const NAME: &'static str = NAME;
+    type Heard = Heard;
+    type State = State;
+    type Input = Input;
+    type Event = Event;
+    type Call = Call;
+    type Rejection = Infallible;
+
+    fn route(heard: &Heard) -> Option<Input> {
+        domain::route(heard)
+    }
+
+    fn decide(state: &State, input: &Input) -> Decision<State, Event, Call, Infallible> {
+        domain::decide(state, input)
+    }
+}
+
+impl Service for Payment {
+    type Desk = Rows<State>;
+
+    fn migrations() -> ::store::Migrations {
+        static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/payment");
+        &MIGRATIONS
+    }
+
+    async fn load(
+        tx: &mut PgConnection,
+        batch: &[(Uuid, &Input)],
+    ) -> Result<Rows<State>, ::store::Error> {
+        store::load(tx, batch).await
+    }
+
+    async fn save(
+        &self,
+        tx: &mut PgConnection,
+        desk: &Rows<State>,
+    ) -> Result<(), ::store::Error> {
+        store::save(tx, desk).await
+    }
+
+    fn wanted(order_id: Uuid, call: &Call) -> Wanted {
+        provider::wanted(order_id, call)
+    }
+
+    fn answered(step: &str, settled: &Settled) -> Option<Input> {
+        domain::answered(step, settled)
+    }
+
+    fn destinations(&self) -> Vec<Destination> {
+        vec![self.provider.clone()]
+    }
+
+    fn observe(was: &State, input: &Input, now: &State) {
+        let thrown = match (was, input, now) {
+            (State::Barred(why), _, State::Declined)
+            | (State::Turning(_, why), _, State::Declined | State::Refunding(..)) => {
+                why.code.clone()
+            }
+            (_, Input::Refused { code }, State::Declined) => code.clone().into(),
+            _ => return,
+        };
+        counter!(
+            "switchback_compensations_total",
+            "service" => NAME, "reason" => thrown, "phase" => "started"
+        )
+        .increment(1);
+    }
+}

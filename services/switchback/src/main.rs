@@ -1,0 +1,50 @@
+//! Reads the command line and says how it went: 0 done, 1 failed, 2 wrong usage, 3 nobody there.
+//! Refuses to do anything itself.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use switchback::{demo, local, orders};
+
+const FAILED: u8 = 1;
+const NOT_REACHABLE: u8 = 3;
+
+/// Choreographed sagas that stay right when a part of the work fails.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the whole stack on this machine until Ctrl-C.
+    Local(local::Options),
+    /// Run the stack and tell a story of six orders on it.
+    Demo(demo::Options),
+    /// Place, show, watch and cancel orders.
+    Orders(orders::Options),
+}
+
+/// On one thread: the processes it starts end with the thread that started them.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Local(options) => local::run(&options).await,
+        Command::Demo(options) => demo::run(&options).await,
+        Command::Orders(options) => orders::run(options).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("switchback: {error:#}");
+            ExitCode::from(if is_unreachable(&error) { NOT_REACHABLE } else { FAILED })
+        }
+    }
+}
+
+fn is_unreachable(error: &anyhow::Error) -> bool {
+    let requests = error.chain().filter_map(|cause| cause.downcast_ref::<reqwest::Error>());
+    requests.into_iter().any(|error| error.is_connect() || error.is_timeout())
+}

@@ -1,0 +1,25 @@
+#![doc = include_str!("../README.md")]
+
+mod config;
+mod consumer;
+mod offsets;
+mod producer;
+
+pub use config::Config;
+pub use consumer::{Consumer, Received};
+pub use offsets::{Offsets, Place};
+pub use producer::{Producer, Report};
+
+/// The topic of a producer.
+pub fn topic(producer: &str) -> String {
+    format!("{producer}.events.v1")
+}
+
+/// What went wrong with the broker.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the client cannot be made: {0}")]
+    Client(rdkafka::error::KafkaError),
+    #[error("the client is beyond repair: {0}")]
+    Fatal(rdkafka::error::KafkaError),
+}

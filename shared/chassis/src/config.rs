@@ -1,0 +1,53 @@
+//! Owns what a service is told when it starts. Refuses to read anything else.
+
+use std::net::SocketAddr;
+
+use clap::builder::FalseyValueParser;
+use clap::{Args, ValueEnum};
+
+/// The most inputs in one transaction: more brings little, and makes a poisonous one dearer.
+pub(crate) const BATCH_INPUTS_MAX: usize = 500;
+/// A lane takes no more than this; what comes next waits at the broker, or is told to come later.
+pub(crate) const LANE_QUEUE_MAX: usize = 4_000;
+
+/// Settings of every service, from arguments or the environment.
+#[derive(Debug, Clone, Args)]
+#[group(skip)]
+pub struct Config {
+    /// Logs in with the service's own role.
+    #[clap(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: String,
+    /// Logs in as the schema's owner; without it the schema's version is only checked.
+    #[clap(long, env = "MIGRATE_URL", hide_env_values = true)]
+    pub migrate_url: Option<String>,
+    #[clap(long, env = "KAFKA_BROKERS")]
+    pub kafka_brokers: String,
+    #[clap(long, env = "LISTEN", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// Tells instances of a service apart.
+    #[clap(long, env = "INSTANCE", default_value = "1")]
+    pub instance: String,
+    /// 100 to 500 on a broker that wakes a waiting fetch, 20 on one that sleeps it out.
+    #[clap(long, env = "FETCH_WAIT_MS", default_value_t = 100)]
+    pub fetch_wait_ms: u32,
+    #[clap(long, env = "SESSION_TIMEOUT_MS", default_value_t = 6_000)]
+    pub session_timeout_ms: u32,
+    /// Lanes that run in parallel. A service whose subjects share rows takes one.
+    #[clap(long, env = "LANES")]
+    pub lanes: Option<usize>,
+    /// Who hands events to the broker.
+    #[clap(long, env = "DISPATCH", value_enum, default_value_t = Dispatch::Direct)]
+    pub dispatch: Dispatch,
+    /// End with the process that started this one.
+    #[clap(long, env = "PARENT_DEATH_SIGNAL", value_parser = FalseyValueParser::new())]
+    pub parent_death_signal: bool,
+}
+
+/// Who hands events to the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Dispatch {
+    /// The lane that committed them; the dispatcher sends what is left behind.
+    Direct,
+    /// The dispatcher alone.
+    Outbox,
+}

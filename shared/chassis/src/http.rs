@@ -1,0 +1,165 @@
+//! Owns the way from a handler to a lane and back, and the routes that every service has. Refuses
+//! to let a handler hold a connection: a client that hangs up cancels nothing.
+
+use std::sync::Arc;
+
+use api::{Answer, Code, Problem};
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use bus::Consumer;
+use saga::Trace;
+use sqlx::PgPool;
+use store::{Key, Origin};
+use telemetry::Telemetry;
+use tokio::sync::oneshot;
+use tracing::Span;
+use uuid::Uuid;
+
+use crate::job::{Command, Job, Keyed, Source, Work};
+use crate::service::Service;
+use crate::shell::Shell;
+
+/// What a command's answer may name beside the state.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    pub subject: Uuid,
+    pub trace: &'a Trace,
+}
+
+/// Makes the answer to a command from what became of it: the state after it, or why it was
+/// rejected. It runs inside the transaction, so that an answer is stored with the change; a problem
+/// is stored nowhere.
+pub type Respond<S> = fn(
+    Result<&<S as saga::Participant>::State, &<S as saga::Participant>::Rejection>,
+    &Asked<'_>,
+) -> Result<Answer, Problem>;
+
+/// What a service's handlers work with.
+pub struct App<S: Service> {
+    pub(crate) shell: Arc<Shell<S>>,
+    pub(crate) consumers: Arc<Vec<Arc<Consumer>>>,
+    pub(crate) telemetry: Arc<Telemetry>,
+}
+
+impl<S: Service> Clone for App<S> {
+    fn clone(&self) -> Self {
+        Self {
+            shell: Arc::clone(&self.shell),
+            consumers: Arc::clone(&self.consumers),
+            telemetry: Arc::clone(&self.telemetry),
+        }
+    }
+}
+
+impl<S: Service> App<S> {
+    /// For queries. What changes something goes through [`App::create`] or [`App::change`].
+    pub fn reads(&self) -> &PgPool {
+        self.shell.db.autocommit()
+    }
+
+    /// A keyed request that creates `subject`: twins of its key meet in one lane, the first runs
+    /// and the others get its answer.
+    pub async fn create(
+        &self,
+        subject: Uuid,
+        input: S::Input,
+        request: &api::Command,
+        respond: Respond<S>,
+    ) -> Result<Answer, Problem> {
+        self.run(subject, input, Some(request), true, respond).await
+    }
+
+    /// A request that changes `subject`, in the lane where everything about it meets.
+    pub async fn change(
+        &self,
+        subject: Uuid,
+        input: S::Input,
+        request: Option<&api::Command>,
+        respond: Respond<S>,
+    ) -> Result<Answer, Problem> {
+        self.run(subject, input, request, false, respond).await
+    }
+
+    async fn run(
+        &self,
+        subject: Uuid,
+        input: S::Input,
+        request: Option<&api::Command>,
+        by_key: bool,
+        respond: Respond<S>,
+    ) -> Result<Answer, Problem> {
+        if self.shell.closing.is_cancelled() {
+            return Err(Code::Unavailable.into());
+        }
+        let keyed = request.map(|request| Keyed {
+            key: Key {
+                caller: request.caller.as_str().to_owned(),
+                method: request.method.to_string(),
+                route: request.route.clone(),
+                key: request.key.as_str().to_owned(),
+            },
+            fingerprint: request.fingerprint.as_bytes().to_vec(),
+        });
+        let lane = match &keyed {
+            Some(keyed) if by_key => self.shell.lanes.of_key(&keyed.key),
+            _ => self.shell.lanes.of_subject(subject),
+        };
+        let (reply, answer) = oneshot::channel();
+        let span = Span::current();
+        let trace = telemetry::spans::context(&span);
+        let job = Job {
+            subject,
+            input,
+            source: Source::Command(Command { keyed, respond, reply }),
+            origin: Origin { cause: None, trace },
+            span,
+        };
+        // A full lane says so at once: nothing queues without bound.
+        let taken = lane.try_send(Work::Decide(job));
+        taken.map_err(|_| Problem::new(Code::Unavailable))?;
+        answer.await.map_err(|_| Problem::new(Code::Unavailable))?
+    }
+}
+
+/// The service's routes and those that every service has.
+pub(crate) fn router<S: Service>(app: App<S>, routes: Router<App<S>>) -> Router {
+    let router = routes
+        .layer(axum::middleware::from_fn(telemetry::http::trace))
+        .route("/livez", get(async || StatusCode::NO_CONTENT))
+        .route("/readyz", get(ready::<S>))
+        .route("/metrics", get(metrics::<S>))
+        .fallback(async || Problem::new(Code::NotFound))
+        .method_not_allowed_fallback(async || Problem::new(Code::MethodNotAllowed));
+    #[cfg(feature = "chaos")]
+    let router = router.route("/chaos/crash/{point}/{nth}", axum::routing::put(crash));
+    router.with_state(app)
+}
+
+async fn ready<S: Service>(State(app): State<App<S>>) -> (StatusCode, String) {
+    let parts = [
+        ("intake", !app.shell.closing.is_cancelled()),
+        ("lanes", !app.shell.health.is_waiting()),
+        ("broker", app.consumers.iter().all(|consumer| consumer.is_ready())),
+        ("database", app.shell.db.is_reachable().await),
+    ];
+    let missing: Vec<_> =
+        parts.iter().filter(|(_, fine)| !fine).map(|(name, _)| *name).collect();
+    if missing.is_empty() {
+        (StatusCode::OK, "ready\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", missing.join(", ")))
+    }
+}
+
+async fn metrics<S: Service>(State(app): State<App<S>>) -> String {
+    app.telemetry.render()
+}
+
+#[cfg(feature = "chaos")]
+async fn crash(
+    axum::extract::Path((point, nth)): axum::extract::Path<(String, u32)>,
+) -> StatusCode {
+    if crate::crash::arm(&point, nth) { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }
+}

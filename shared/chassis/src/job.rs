@@ -1,0 +1,126 @@
+//! Owns what waits in a lane: inputs with where they come from. Refuses to decide.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use api::{Answer, Problem};
+use bus::{Consumer, Received};
+use store::{DeadLetter, Key, Origin, Record};
+use tokio::sync::{mpsc, oneshot};
+use tracing::Span;
+use uuid::Uuid;
+
+use crate::http::Respond;
+use crate::service::Service;
+
+/// One thing for a lane to do.
+pub(crate) enum Work<S: Service> {
+    Decide(Job<S>),
+    /// A record that cannot become an input: it is set aside alone.
+    SetAside(Unreadable),
+}
+
+/// An input and its subject.
+pub(crate) struct Job<S: Service> {
+    pub subject: Uuid,
+    pub input: S::Input,
+    pub source: Source<S>,
+    /// What the events that it causes will name.
+    pub origin: Origin,
+    /// Open from receipt to commit.
+    pub span: Span,
+}
+
+pub(crate) enum Source<S: Service> {
+    Event(Delivery),
+    Command(Command<S>),
+    /// The definite answer of an outside call.
+    Answer { step: String },
+    Clock,
+}
+
+/// An event as it came, and whom to tell when it is handled.
+pub(crate) struct Delivery {
+    pub id: Uuid,
+    pub body_hash: i64,
+    pub received: Received,
+    pub consumer: Arc<Consumer>,
+}
+
+/// A record without a usable event in it.
+pub(crate) struct Unreadable {
+    pub code: &'static str,
+    pub subject: Option<Uuid>,
+    pub received: Received,
+    pub consumer: Arc<Consumer>,
+}
+
+/// A client's request; the handler waits for the reply.
+pub(crate) struct Command<S: Service> {
+    pub keyed: Option<Keyed>,
+    pub respond: Respond<S>,
+    pub reply: oneshot::Sender<Result<Answer, Problem>>,
+}
+
+pub(crate) struct Keyed {
+    pub key: Key,
+    pub fingerprint: Vec<u8>,
+}
+
+/// The raw record, for a dead letter: bytes and headers as they came.
+pub(crate) fn letter(
+    consumer: &str,
+    code: &str,
+    subject: Option<Uuid>,
+    received: &Received,
+) -> DeadLetter {
+    let headers: Vec<(&str, String)> = (received.headers.iter())
+        .map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value).into_owned()))
+        .collect();
+    DeadLetter {
+        origin: "consumer",
+        consumer: Some(consumer.to_owned()),
+        record: Some(Record {
+            topic: received.place.topic.to_string(),
+            partition: received.place.partition,
+            offset: received.place.offset,
+        }),
+        subject,
+        code: code.to_owned(),
+        headers: serde_json::to_vec(&headers).unwrap_or_default(),
+        body: received.body.clone(),
+        attempts: 1,
+    }
+}
+
+/// The ways into the lanes of one service.
+pub(crate) struct Lanes<S: Service>(Vec<mpsc::Sender<Work<S>>>);
+
+impl<S: Service> Clone for Lanes<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S: Service> Lanes<S> {
+    pub fn new(senders: Vec<mpsc::Sender<Work<S>>>) -> Self {
+        Self(senders)
+    }
+
+    /// Everything about a subject goes into one lane.
+    pub fn of_subject(&self, subject: Uuid) -> &mpsc::Sender<Work<S>> {
+        self.pick(subject)
+    }
+
+    /// Requests that create something go by their key, so that twins meet.
+    pub fn of_key(&self, key: &Key) -> &mpsc::Sender<Work<S>> {
+        self.pick((&key.caller, &key.key))
+    }
+
+    fn pick(&self, what: impl Hash) -> &mpsc::Sender<Work<S>> {
+        let mut hasher = DefaultHasher::new();
+        what.hash(&mut hasher);
+        let lanes = u64::try_from(self.0.len()).unwrap_or(1);
+        &self.0[usize::try_from(hasher.finish() % lanes).unwrap_or_default()]
+    }
+}

@@ -1,0 +1,253 @@
+//! Owns the attempts of outside calls: counted before they are sent, and asked again until the
+//! outcome is definite. Refuses to judge: the policy says what comes next.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use calls::{CallState, Destination, Heard, Next, Request};
+use metrics::counter;
+use saga::{LookUp, Outcome, Settled};
+use store::{Attempt, DeadLetter, DueCall, Origin, Wanted};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use uuid::Uuid;
+
+use crate::batch::GRACE_MS;
+use crate::crash::crash_point;
+use crate::job::{Job, Source, Work};
+use crate::lane::BackOff;
+use crate::service::Service;
+use crate::shell::Shell;
+
+/// Calls in flight to one destination at a time.
+const CALLS_MAX: usize = 64;
+const DUE_EVERY: Duration = Duration::from_millis(250);
+
+/// The way out to one destination, and the slots it has.
+pub(crate) struct Exit {
+    pub destination: Destination,
+    pub permits: Arc<Semaphore>,
+}
+
+impl Exit {
+    pub fn new(destination: Destination) -> Self {
+        Self { destination, permits: Arc::new(Semaphore::new(CALLS_MAX)) }
+    }
+}
+
+/// Makes the first attempt of a call that was counted with its intent.
+pub(crate) fn start<S: Service>(
+    shell: &Arc<Shell<S>>,
+    wanted: &Wanted,
+    permit: OwnedSemaphorePermit,
+) {
+    let Some(exit) = shell.exit(&wanted.destination) else { return };
+    let call = DueCall {
+        subject: wanted.subject,
+        step: wanted.step.clone(),
+        path: wanted.path.clone(),
+        idempotency_key: wanted.idempotency_key.clone(),
+        body: wanted.body.clone(),
+        origin: wanted.origin.clone(),
+        attempts: 1,
+        in_doubt: false,
+        age_ms: 0,
+        life_ms: wanted.life_ms.map(|ms| u64::from(ms.unsigned_abs())),
+    };
+    tokio::spawn(attempt(Arc::clone(shell), Arc::clone(exit), call, permit));
+}
+
+/// Takes what is due for one destination, a permit each, until the process closes.
+pub(crate) async fn run<S: Service>(
+    shell: Arc<Shell<S>>,
+    exit: Arc<Exit>,
+) -> anyhow::Result<()> {
+    let mut ticks = tokio::time::interval(DUE_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shell.closing.cancelled() => return Ok(()),
+            _ = ticks.tick() => {}
+        }
+        if let Err(error) = take_due(&shell, &exit).await {
+            tracing::warn!(%error, destination = exit.destination.name(), "due calls wait");
+        }
+    }
+}
+
+async fn take_due<S: Service>(
+    shell: &Arc<Shell<S>>,
+    exit: &Arc<Exit>,
+) -> Result<(), store::Error> {
+    let mut permits = Vec::new();
+    while let Ok(permit) = Arc::clone(&exit.permits).try_acquire_owned() {
+        permits.push(permit);
+    }
+    if permits.is_empty() {
+        return Ok(());
+    }
+    let attempt_ms = exit.destination.policy().attempt_ms_max() + GRACE_MS;
+    let calls = store::due_calls(
+        &shell.db,
+        exit.destination.name(),
+        shell.boot.number(),
+        permits.len(),
+        Duration::from_millis(attempt_ms),
+    )
+    .await?;
+    for (call, permit) in calls.into_iter().zip(permits) {
+        tokio::spawn(attempt(Arc::clone(shell), Arc::clone(exit), call, permit));
+    }
+    Ok(())
+}
+
+/// One attempt: as many questions as it takes to know what comes next.
+async fn attempt<S: Service>(
+    shell: Arc<Shell<S>>,
+    exit: Arc<Exit>,
+    call: DueCall,
+    permit: OwnedSemaphorePermit,
+) {
+    let destination = &exit.destination;
+    let policy = destination.policy();
+    let boot = shell.boot.number();
+    let mut state = CallState {
+        attempts: call.attempts,
+        in_doubt: call.in_doubt,
+        age_ms: call.age_ms,
+        compensation: call.life_ms.is_none(),
+    };
+    let span = telemetry::spans::call(
+        destination.name(),
+        &call.step,
+        call.attempts,
+        call.subject,
+        &call.origin.trace,
+    );
+    let request = Request {
+        path: call.path.clone(),
+        idempotency_key: call.idempotency_key.clone(),
+        body: call.body.clone(),
+        trace: telemetry::spans::context(&span),
+        timeout: Duration::from_millis(policy.timeout_ms),
+    };
+    let started = tokio::time::Instant::now();
+    let mut heard = Heard::Due;
+    let at = (call.subject, call.step.as_str());
+    loop {
+        match calls::next(policy, &state, heard) {
+            Next::Send => {
+                crash_point!("call.counted.before_send");
+                let outcome = destination.send(&request).await;
+                crash_point!("call.sent.before_answer");
+                count_attempt(destination.name(), call.attempts, &outcome);
+                telemetry::spans::outcome(&span, word(&outcome));
+                heard = Heard::Answer(outcome);
+            }
+            Next::LookUp => {
+                let found = destination.look_up(&request).await;
+                telemetry::spans::outcome(&span, found_word(&found));
+                heard = Heard::Found(found);
+            }
+            Next::Settle(settled) => {
+                answer(&shell, &call, &settled, span).await;
+                break;
+            }
+            Next::Wait { at_least_ms, at_most_ms, in_doubt, code } => {
+                let wait_ms = rand::random_range(at_least_ms..=at_most_ms);
+                let wait = Duration::from_millis(wait_ms);
+                let noted = Attempt { in_doubt, error_code: code, wait };
+                if let Err(error) = store::note_attempt(&shell.db, at, boot, &noted).await {
+                    // Nobody noted it: due again after its timeout, and in doubt.
+                    tracing::warn!(%error, subject = %call.subject, "an attempt is not noted");
+                }
+                break;
+            }
+            Next::Stuck { code, in_doubt } => {
+                stick(&shell, at, in_doubt, &code).await;
+                break;
+            }
+        }
+        let elapsed = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        state.age_ms = call.age_ms.saturating_add(elapsed);
+    }
+    drop(permit);
+}
+
+/// The definite outcome goes where everything about the subject meets.
+async fn answer<S: Service>(
+    shell: &Arc<Shell<S>>,
+    call: &DueCall,
+    settled: &Settled,
+    span: tracing::Span,
+) {
+    let Some(input) = S::answered(&call.step, settled) else {
+        return stick(shell, (call.subject, &call.step), false, "UNEXPECTED").await;
+    };
+    let origin = Origin { cause: call.origin.cause, trace: telemetry::spans::context(&span) };
+    let job = Job {
+        subject: call.subject,
+        input,
+        source: Source::Answer { step: call.step.clone() },
+        origin,
+        span,
+    };
+    // A closed lane: the process ends, and the call is taken up again by the next one.
+    drop(shell.lanes.of_subject(call.subject).send(Work::Decide(job)).await);
+}
+
+/// Sets a call aside with its dead letter, however long that takes: a call that nobody can settle
+/// must be seen.
+pub(crate) async fn stick<S: Service>(
+    shell: &Shell<S>,
+    call: (Uuid, &str),
+    in_doubt: bool,
+    code: &str,
+) {
+    let (subject, step) = call;
+    tracing::error!(%subject, step, code, "a call is stuck");
+    let letter = DeadLetter {
+        origin: "call",
+        consumer: None,
+        record: None,
+        subject: Some(subject),
+        code: code.to_owned(),
+        headers: Vec::new(),
+        body: Vec::new(),
+        attempts: 0,
+    };
+    let mut back_off = BackOff::default();
+    while let Err(error) = store::stick(&shell.db, call, in_doubt, &letter).await {
+        if let Some(why) = back_off.endure(shell, error).await {
+            tracing::error!(why, "a call's dead letter cannot be written");
+            return;
+        }
+    }
+    counter!("switchback_dead_letters_total", "consumer" => "call", "code" => code.to_owned())
+        .increment(1);
+}
+
+fn count_attempt(destination: &'static str, attempts: u32, outcome: &Outcome) {
+    let attempt = if attempts == 1 { "first" } else { "again" };
+    counter!(
+        "switchback_call_attempts_total",
+        "destination" => destination, "attempt" => attempt, "outcome" => word(outcome)
+    )
+    .increment(1);
+}
+
+const fn word(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Done { .. } => "done",
+        Outcome::Refused { .. } => "refused",
+        Outcome::Unknown { .. } => "unknown",
+    }
+}
+
+const fn found_word(found: &LookUp) -> &'static str {
+    match found {
+        LookUp::Done { .. } => "done",
+        LookUp::Refused { .. } => "refused",
+        LookUp::Nothing => "nothing",
+        LookUp::Unknown { .. } => "unknown",
+    }
+}

@@ -1,0 +1,113 @@
+//! Owns read models: consumers of their own whose rows nothing depends on. Refuses to let one's
+//! failure touch a decision.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bus::{Consumer, Received};
+use saga::Envelope;
+use sqlx::PgConnection;
+use store::{Commit, DeadLetter, Error};
+
+use crate::config::BATCH_INPUTS_MAX;
+use crate::job::letter;
+use crate::lane::BackOff;
+use crate::service::Service;
+use crate::shell::Shell;
+
+/// A read model: its consumer group, what it hears, and how it writes a batch.
+#[derive(Clone)]
+pub struct View {
+    pub group: &'static str,
+    pub producers: &'static [&'static str],
+    /// Writes events in one statement; one that is there already is left alone.
+    pub insert: Insert,
+}
+
+/// Writes a batch of events.
+pub type Insert = for<'a> fn(
+    &'a mut PgConnection,
+    &'a [Seen],
+) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
+
+/// An event as a read model sees it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub envelope: Envelope,
+    pub body: Vec<u8>,
+}
+
+/// Reads until the process closes.
+pub(crate) async fn run<S: Service>(
+    shell: Arc<Shell<S>>,
+    consumer: Arc<Consumer>,
+    view: View,
+) -> anyhow::Result<()> {
+    loop {
+        let records = tokio::select! {
+            () = shell.closing.cancelled() => return Ok(()),
+            records = consumer.receive(BATCH_INPUTS_MAX) => records?,
+        };
+        let mut seen = Vec::with_capacity(records.len());
+        let mut dead = Vec::new();
+        for received in &records {
+            match received.envelope() {
+                Ok(envelope) => seen.push((Seen { envelope, body: received.body.clone() }, received)),
+                Err(refused) => dead.push(letter(view.group, refused.code(), None, received)),
+            }
+        }
+        write(&shell, &view, seen, dead).await;
+        for received in &records {
+            consumer.finished(&received.place);
+        }
+    }
+}
+
+/// Writes a batch whatever it takes; a poisonous event is found by halving and set aside.
+async fn write<S: Service>(
+    shell: &Shell<S>,
+    view: &View,
+    mut seen: Vec<(Seen, &Received)>,
+    mut dead: Vec<DeadLetter>,
+) {
+    let mut halves = Vec::new();
+    let mut back_off = BackOff::default();
+    loop {
+        let (events, records): (Vec<Seen>, Vec<&Received>) = seen.into_iter().unzip();
+        let commit = Commit { dead: std::mem::take(&mut dead), ..Commit::default() };
+        let boot = shell.boot.number();
+        let written = shell.db.with_tx(async |tx| {
+            (view.insert)(tx, &events).await?;
+            if commit.dead.is_empty() { Ok(()) } else { store::write(tx, boot, &commit).await }
+        });
+        seen = match written.await {
+            Ok(()) => Vec::new(),
+            Err(error) => {
+                dead = commit.dead;
+                let poison = back_off.endure(shell, error).await;
+                let mut again: Vec<_> = events.into_iter().zip(records).collect();
+                match poison {
+                    None => again,
+                    Some(_) if again.len() > 1 => {
+                        halves.push(again.split_off(again.len() / 2));
+                        again
+                    }
+                    Some(why) => {
+                        for (event, received) in again {
+                            let subject = Some(event.envelope.subject);
+                            tracing::error!(why, event = %event.envelope.id, "a view sets aside");
+                            dead.push(letter(view.group, "POISON", subject, received));
+                        }
+                        Vec::new()
+                    }
+                }
+            }
+        };
+        if seen.is_empty() && dead.is_empty() {
+            match halves.pop() {
+                Some(half) => seen = half,
+                None => return,
+            }
+        }
+    }
+}

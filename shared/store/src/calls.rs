@@ -1,0 +1,168 @@
+//! Owns the rows of outside calls between their attempts. Refuses to judge an outcome.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use crate::batch::{Commit, DeadLetter, Origin, write};
+use crate::outbox::living;
+use crate::{Db, Error};
+
+/// A call whose next attempt has just been counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueCall {
+    pub subject: Uuid,
+    pub step: String,
+    pub path: String,
+    pub idempotency_key: String,
+    pub body: Vec<u8>,
+    pub origin: Origin,
+    /// With this one.
+    pub attempts: u32,
+    /// Some attempt ended without a definite answer, or died with its process.
+    pub in_doubt: bool,
+    pub age_ms: u64,
+    /// `None`: a compensation.
+    pub life_ms: Option<u64>,
+}
+
+/// Counts an attempt of up to `permits` calls of a destination that are due, or whose process
+/// died, and takes them. `attempt` is the time after which they are due again.
+pub async fn due_calls(
+    db: &Db,
+    destination: &str,
+    boot: i32,
+    permits: usize,
+    attempt: Duration,
+) -> Result<Vec<DueCall>, Error> {
+    let mut connection = db.autocommit().acquire().await?;
+    let living = living(&mut connection).await?;
+    let rows: Vec<Row> = sqlx::query_as(
+        "update calls c
+            set attempts = c.attempts + 1,
+                in_doubt = c.in_doubt or c.boot is not null,
+                boot = $2,
+                next_attempt_at = now() + $5::interval
+           from (select subject, step, row_number() over () as place
+                   from (select subject, step
+                           from calls
+                          where destination = $1
+                            and next_attempt_at < 'infinity'
+                            and (next_attempt_at <= now()
+                                 or boot is not null and boot <> all($3::int[]))
+                          order by next_attempt_at
+                          limit 100
+                            for update skip locked) ripe) due
+          where c.subject = due.subject and c.step = due.step and due.place <= $4
+      returning c.subject, c.step, c.path, c.idempotency_key, c.body, c.headers, c.attempts, c.in_doubt,
+                now(), c.created_at, c.deadline",
+    )
+    .bind(destination)
+    .bind(boot)
+    .bind(&living)
+    .bind(i64::try_from(permits).unwrap_or(i64::MAX))
+    .bind(attempt)
+    .fetch_all(&mut *connection)
+    .await?;
+    rows.into_iter().map(due_call).collect()
+}
+
+type Row = (
+    Uuid,
+    String,
+    String,
+    String,
+    Vec<u8>,
+    Vec<u8>,
+    i32,
+    bool,
+    DateTime<Utc>,
+    DateTime<Utc>,
+    Option<DateTime<Utc>>,
+);
+
+fn due_call(row: Row) -> Result<DueCall, Error> {
+    let (subject, step, path, idempotency_key, body, headers, attempts, in_doubt, now, born, deadline) =
+        row;
+    let origin = serde_json::from_slice(&headers)
+        .map_err(|e| Error::Wait(format!("call {subject} {step} cannot be read back: {e}")))?;
+    let since_birth = |at: DateTime<Utc>| (at - born).num_milliseconds().max(0).cast_unsigned();
+    Ok(DueCall {
+        subject,
+        step,
+        path,
+        idempotency_key,
+        body,
+        origin,
+        attempts: attempts.cast_unsigned(),
+        in_doubt,
+        age_ms: since_birth(now),
+        life_ms: deadline.map(since_birth),
+    })
+}
+
+/// What an attempt without a definite outcome leaves behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    pub in_doubt: bool,
+    pub error_code: String,
+    /// How long to wait before the next one.
+    pub wait: Duration,
+}
+
+/// Notes an attempt that settled nothing. It does nothing when somebody else has taken the call
+/// since.
+pub async fn note_attempt(
+    db: &Db,
+    call: (Uuid, &str),
+    boot: i32,
+    attempt: &Attempt,
+) -> Result<(), Error> {
+    let (subject, step) = call;
+    sqlx::query(
+        "update calls
+            set boot = null, last_outcome = 0, in_doubt = in_doubt or $4, error_code = $5,
+                next_attempt_at = now() + $6::interval
+          where subject = $1 and step = $2 and boot = $3",
+    )
+    .bind(subject)
+    .bind(step)
+    .bind(boot)
+    .bind(attempt.in_doubt)
+    .bind(&attempt.error_code)
+    .bind(attempt.wait)
+    .execute(db.autocommit())
+    .await?;
+    Ok(())
+}
+
+/// Sets a call aside: it stays, is never due again, and its dead letter says so, both or neither.
+/// A call that is settled or stuck already is left alone.
+pub async fn stick(
+    db: &Db,
+    call: (Uuid, &str),
+    in_doubt: bool,
+    letter: &DeadLetter,
+) -> Result<(), Error> {
+    let (subject, step) = call;
+    db.with_tx(async |tx| {
+        let stuck: Option<(Vec<u8>, Vec<u8>, i32)> = sqlx::query_as(
+            "update calls
+                set boot = null, in_doubt = in_doubt or $3, error_code = $4,
+                    next_attempt_at = 'infinity'
+              where subject = $1 and step = $2 and next_attempt_at < 'infinity'
+          returning headers, body, attempts",
+        )
+        .bind(subject)
+        .bind(step)
+        .bind(in_doubt)
+        .bind(&letter.code)
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some((headers, body, attempts)) = stuck else { return Ok(()) };
+        let letter = DeadLetter { headers, body, attempts, ..letter.clone() };
+        write(tx, 0, &Commit { dead: vec![letter], ..Commit::default() }).await
+    })
+    .await
+}

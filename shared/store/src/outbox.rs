@@ -1,0 +1,152 @@
+//! Owns what the broker has not acknowledged. Refuses to follow ids: a row is due by its state.
+
+use std::time::Duration;
+
+use saga::{Envelope, EventType, Refused};
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::batch::{Said, Stored};
+use crate::{Db, Error};
+
+/// Every so many passes start from the first id again: the mark is a speed-up, never a cursor.
+const PASSES_PER_SWEEP: u32 = 10;
+
+/// The dispatcher's own connection, its lock, and how far it has looked.
+pub struct Dispatch {
+    connection: PgConnection,
+    low: Uuid,
+    passes: u32,
+}
+
+impl Dispatch {
+    /// One dispatcher per service. `None`: another process has the lock.
+    pub async fn try_lock(db: &Db) -> Result<Option<Self>, Error> {
+        let mut connection = db.connect().await?;
+        let locked = sqlx::query_scalar(
+            "select pg_try_advisory_lock(hashtext('dispatch ' || current_schema()), 0)",
+        )
+        .fetch_one(&mut connection)
+        .await?;
+        Ok(if locked { Some(Self { connection, low: Uuid::nil(), passes: 0 }) } else { None })
+    }
+
+    /// The connection that holds the lock, for what else must run in one process only.
+    pub fn connection(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
+    /// Up to 1,000 ids that are due: their writer is dead, or they are older than `age`.
+    pub async fn due(&mut self, age: Duration) -> Result<Vec<Uuid>, Error> {
+        let living = living(&mut self.connection).await?;
+        if self.passes.is_multiple_of(PASSES_PER_SWEEP) {
+            self.low = Uuid::nil();
+        }
+        self.passes = self.passes.wrapping_add(1);
+        let ids: Vec<Uuid> = sqlx::query_scalar(
+            "select event_id
+               from outbox
+              where event_id > $1
+                and (boot <> all($2::int[]) or queued_at <= now() - $3::interval)
+              order by event_id
+              limit 1000",
+        )
+        .bind(self.low)
+        .bind(&living)
+        .bind(age)
+        .fetch_all(&mut self.connection)
+        .await?;
+        Ok(ids)
+    }
+
+    /// Every id that was due up to this one is published. The next pass starts a minute below it:
+    /// no transaction lives that long, so what has not committed yet lies above.
+    pub fn mark(&mut self, last: Uuid) {
+        let millis = last.as_u128() >> 80;
+        self.low = Uuid::from_u128(millis.saturating_sub(60_000) << 80);
+    }
+
+    /// The events of some ids, ordered by (subject, version).
+    pub async fn events(&mut self, ids: &[Uuid]) -> Result<Vec<Said>, Error> {
+        let mut events = sqlx::query_as::<_, Row>(
+            "select id, subject, version, type, headers, body from events where id = any($1::uuid[])",
+        )
+        .bind(ids)
+        .fetch_all(&mut self.connection)
+        .await?
+        .into_iter()
+        .map(said)
+        .collect::<Result<Vec<_>, _>>()?;
+        events.sort_by_key(|said| (said.envelope.subject, said.envelope.version));
+        Ok(events)
+    }
+
+    /// Takes acknowledged ids out of the outbox.
+    pub async fn delete(&mut self, ids: &[Uuid]) -> Result<(), Error> {
+        delete(&mut self.connection, ids).await
+    }
+}
+
+type Row = (Uuid, Uuid, Option<i32>, String, Vec<u8>, Vec<u8>);
+
+fn said((id, subject, version, kind, headers, body): Row) -> Result<Said, Error> {
+    let broken = |why: String| Error::Wait(format!("event {id} cannot be read back: {why}"));
+    let stored: Stored = serde_json::from_slice(&headers).map_err(|e| broken(e.to_string()))?;
+    let envelope = Envelope {
+        id,
+        kind: kind.parse::<EventType>().map_err(|e: Refused| broken(e.to_string()))?,
+        time: stored.time,
+        subject,
+        version: version.map(i32::cast_unsigned),
+        cause: stored.cause,
+        trace: stored.trace,
+    };
+    Ok(Said { envelope, body })
+}
+
+/// The boot numbers whose process holds its lock.
+pub(crate) async fn living(connection: &mut PgConnection) -> Result<Vec<i32>, Error> {
+    Ok(sqlx::query_scalar(
+        "select objid::int
+           from pg_locks
+          where locktype = 'advisory'
+            and classid = (hashtext('live ' || current_schema())::bigint & 4294967295)::oid
+            and objsubid = 2
+            and granted
+            and database = (select oid from pg_database where datname = current_database())",
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Takes acknowledged ids out of the outbox, outside a batch.
+pub async fn delete_acked(pool: &PgPool, ids: &[Uuid]) -> Result<(), Error> {
+    let mut connection = pool.acquire().await?;
+    delete(&mut connection, ids).await
+}
+
+async fn delete(connection: &mut PgConnection, ids: &[Uuid]) -> Result<(), Error> {
+    sqlx::query("delete from outbox where event_id = any($1::uuid[])")
+        .bind(ids)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// What waits for the broker now.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OutboxState {
+    pub rows: i64,
+    pub oldest_seconds: f64,
+}
+
+/// For the gauges: how many events wait, and how long the oldest has.
+pub async fn outbox_state(pool: &PgPool) -> Result<OutboxState, Error> {
+    let (rows, oldest_seconds) = sqlx::query_as(
+        "select count(*), coalesce(extract(epoch from now() - min(queued_at)), 0)::float8
+           from outbox",
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(OutboxState { rows, oldest_seconds })
+}

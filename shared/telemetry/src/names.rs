@@ -1,0 +1,84 @@
+//! Owns every name of a metric and of a span attribute, so that a new release of the semantic
+//! conventions changes one file. Refuses labels that hold an id: a metric has few series.
+//!
+//! Attributes follow the OpenTelemetry semantic conventions 1.42.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+pub const DB_SYSTEM: &str = "db.system.name";
+pub const ERROR_TYPE: &str = "error.type";
+pub const HTTP_METHOD: &str = "http.request.method";
+pub const HTTP_ROUTE: &str = "http.route";
+pub const HTTP_STATUS: &str = "http.response.status_code";
+pub const MESSAGING_DESTINATION: &str = "messaging.destination.name";
+pub const MESSAGING_GROUP: &str = "messaging.consumer.group.name";
+pub const MESSAGING_ID: &str = "messaging.message.id";
+pub const MESSAGING_KEY: &str = "messaging.kafka.message.key";
+pub const MESSAGING_OFFSET: &str = "messaging.kafka.offset";
+pub const MESSAGING_OPERATION: &str = "messaging.operation.name";
+pub const MESSAGING_OPERATION_TYPE: &str = "messaging.operation.type";
+pub const MESSAGING_PARTITION: &str = "messaging.destination.partition.id";
+pub const MESSAGING_SYSTEM: &str = "messaging.system";
+
+pub const SAGA_COMPENSATION: &str = "saga.compensation";
+pub const SAGA_DUPLICATE: &str = "saga.duplicate";
+pub const SAGA_ID: &str = "saga.id";
+pub const SAGA_SERVICE: &str = "saga.service";
+
+pub const BATCH_INPUTS: &str = "switchback.batch.size";
+pub const CALL_ATTEMPT: &str = "switchback.call.attempt";
+pub const CALL_OUTCOME: &str = "switchback.call.outcome";
+
+/// Transactions of the lanes.
+pub const LANE_COMMITS: &str = "switchback_lane_commits_total";
+/// Inputs of one lane transaction.
+pub const BATCH_SIZE: &str = "switchback_batch_size";
+/// From BEGIN to the answer of COMMIT.
+pub const COMMIT_SECONDS: &str = "switchback_commit_seconds";
+/// Batches that were run again: a conflict, a deadlock, a short count.
+pub const BATCH_RERUNS: &str = "switchback_batch_reruns_total";
+/// Events that the dispatcher had to send, because their writer could not.
+pub const DISPATCHED: &str = "switchback_dispatched_total";
+pub const OUTBOX_ROWS: &str = "switchback_outbox_rows";
+pub const OUTBOX_OLDEST_SECONDS: &str = "switchback_outbox_oldest_seconds";
+/// `{consumer}`
+pub const CONSUMER_LAG: &str = "switchback_consumer_lag";
+/// `{cause}`
+pub const INBOX_DUPLICATES: &str = "switchback_inbox_duplicates_total";
+/// `{type}`
+pub const EVENTS_SKIPPED: &str = "switchback_events_skipped_total";
+/// `{destination, attempt="first|again", outcome}`
+pub const CALL_ATTEMPTS: &str = "switchback_call_attempts_total";
+/// `{consumer, code}`: open now.
+pub const DEAD_LETTERS: &str = "switchback_dead_letters";
+/// `{consumer, code}`: ever.
+pub const DEAD_LETTERS_TOTAL: &str = "switchback_dead_letters_total";
+/// `{service, reason, phase="started|finished"}`, counted by the service that throws the switch.
+pub const COMPENSATIONS: &str = "switchback_compensations_total";
+/// `{outcome, reason}`
+pub const ORDERS_FINISHED: &str = "switchback_orders_finished_total";
+pub const ORDERS_OPEN: &str = "switchback_orders_open";
+pub const ORDERS_STUCK: &str = "switchback_orders_stuck";
+pub const SAGA_SECONDS: &str = "switchback_saga_duration_seconds";
+
+/// Tells the recorder what each metric means. All are counted after the commit.
+pub(crate) fn describe() {
+    describe_counter!(LANE_COMMITS, Unit::Count, "Transactions of the lanes that committed");
+    describe_histogram!(BATCH_SIZE, Unit::Count, "Inputs of one lane transaction");
+    describe_histogram!(COMMIT_SECONDS, Unit::Seconds, "Duration of one lane transaction");
+    describe_counter!(BATCH_RERUNS, Unit::Count, "Batches that were run again");
+    describe_counter!(DISPATCHED, Unit::Count, "Events that the dispatcher had to send");
+    describe_gauge!(OUTBOX_ROWS, Unit::Count, "Events that the broker has not acknowledged");
+    describe_gauge!(OUTBOX_OLDEST_SECONDS, Unit::Seconds, "Age of the oldest of them");
+    describe_gauge!(CONSUMER_LAG, Unit::Count, "Records behind the end of the topics");
+    describe_counter!(INBOX_DUPLICATES, Unit::Count, "Events that had been handled before");
+    describe_counter!(EVENTS_SKIPPED, Unit::Count, "Events of a type unknown here");
+    describe_counter!(CALL_ATTEMPTS, Unit::Count, "Attempts of outside calls");
+    describe_gauge!(DEAD_LETTERS, Unit::Count, "Dead letters that are open now");
+    describe_counter!(DEAD_LETTERS_TOTAL, Unit::Count, "Dead letters ever written");
+    describe_counter!(COMPENSATIONS, Unit::Count, "Sagas turned round, and those that arrived");
+    describe_counter!(ORDERS_FINISHED, Unit::Count, "Orders that were confirmed or cancelled");
+    describe_gauge!(ORDERS_OPEN, Unit::Count, "Orders that are neither");
+    describe_gauge!(ORDERS_STUCK, Unit::Count, "Orders that wait for a person");
+    describe_histogram!(SAGA_SECONDS, Unit::Seconds, "From the order to its end");
+}

@@ -1,0 +1,82 @@
+//! Owns the calls into librdkafka's mock cluster that the safe crate has no words for. Refuses to
+//! let a pointer out.
+#![expect(unsafe_code, reason = "two of the settings exist only in the C interface")]
+
+use std::ffi::{CStr, CString};
+use std::net::SocketAddr;
+use std::ptr::NonNull;
+
+use anyhow::{Context, ensure};
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka_sys as ffi;
+
+const BROKERS: i32 = 1;
+const BROKER_ID: i32 = 1;
+
+pub(super) struct Mock {
+    cluster: NonNull<ffi::rd_kafka_mock_cluster_t>,
+    // The cluster lives inside a client; this one is asked for nothing else.
+    _host: BaseProducer,
+}
+
+// SAFETY: the cluster has a thread of its own; the calls below that touch it take its lock or send
+// it a message, and none of them is bound to the thread that made it.
+unsafe impl Send for Mock {}
+// SAFETY: as above; every method only reads the pointer.
+unsafe impl Sync for Mock {}
+
+impl Mock {
+    pub(super) fn start() -> anyhow::Result<Self> {
+        let host: BaseProducer = ClientConfig::new().create()?;
+        // SAFETY: `host` is a live client, and it outlives the cluster: see `Drop`.
+        let cluster =
+            unsafe { ffi::rd_kafka_mock_cluster_new(host.client().native_ptr(), BROKERS) };
+        let cluster = NonNull::new(cluster).context("librdkafka made no mock cluster")?;
+        // Without this the first member of a group waits 3 s for others.
+        // SAFETY: `cluster` is live.
+        unsafe { ffi::rd_kafka_mock_group_initial_rebalance_delay_ms(cluster.as_ptr(), 0) };
+        Ok(Self { cluster, _host: host })
+    }
+
+    pub(super) fn bootstrap(&self) -> String {
+        // SAFETY: `cluster` is live.
+        let text = unsafe { ffi::rd_kafka_mock_cluster_bootstraps(self.cluster.as_ptr()) };
+        // SAFETY: a NUL-terminated string that the cluster owns and never changes; copied at once.
+        unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+    }
+
+    pub(super) fn create_topic(&self, name: &str, partitions: i32) -> anyhow::Result<()> {
+        let topic = CString::new(name)?;
+        // SAFETY: `cluster` is live and copies the name during the call.
+        let code = unsafe {
+            ffi::rd_kafka_mock_topic_create(
+                self.cluster.as_ptr(),
+                topic.as_ptr(),
+                partitions,
+                BROKERS,
+            )
+        };
+        ensure!(
+            code == ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR,
+            "the mock cluster refuses the topic {name}: {code:?}"
+        );
+        Ok(())
+    }
+
+    /// Tells clients, when they ask where the broker is, to come to this address.
+    pub(super) fn advertise(&self, address: SocketAddr) -> anyhow::Result<()> {
+        let (cluster, port) = (self.cluster.as_ptr(), i32::from(address.port()));
+        let host = CString::new(address.ip().to_string())?;
+        // SAFETY: `cluster` is live and copies the host during the call.
+        unsafe { ffi::rd_kafka_mock_broker_set_host_port(cluster, BROKER_ID, host.as_ptr(), port) };
+        Ok(())
+    }
+}
+
+impl Drop for Mock {
+    fn drop(&mut self) {
+        // SAFETY: destroyed once, here, while `_host` is still alive (fields go after this).
+        unsafe { ffi::rd_kafka_mock_cluster_destroy(self.cluster.as_ptr()) };
+    }
+}

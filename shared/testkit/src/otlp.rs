@@ -1,0 +1,161 @@
+//! Owns an OpenTelemetry collector that keeps every span it is sent. Refuses metrics and logs.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode as SpanStatus;
+use opentelemetry_proto::tonic::trace::v1::{Span as Sent, span::SpanKind};
+use prost::Message;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::wait;
+
+type Spans = Arc<Mutex<Vec<Span>>>;
+
+/// A span as it arrived; ids in hexadecimal, attributes as text.
+#[derive(Debug, Clone)]
+pub struct Span {
+    pub trace_id: String,
+    pub span_id: String,
+    /// Empty for a root.
+    pub parent_span_id: String,
+    /// `service.name` of the resource that sent it.
+    pub service: String,
+    pub name: String,
+    pub kind: SpanKind,
+    pub attributes: BTreeMap<String, String>,
+    pub links: Vec<Link>,
+    pub is_error: bool,
+}
+
+/// What a span points at without being its child.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    pub trace_id: String,
+    pub span_id: String,
+}
+
+/// Listens for OTLP over HTTP with protobuf bodies until it is dropped.
+pub struct Collector {
+    endpoint: String,
+    spans: Spans,
+    server: JoinHandle<std::io::Result<()>>,
+}
+
+impl Collector {
+    pub async fn start() -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let endpoint = format!("http://{}", listener.local_addr()?);
+        let spans = Spans::default();
+        let routes = Router::new().route("/v1/traces", post(receive)).with_state(spans.clone());
+        let server = tokio::spawn(async move { axum::serve(listener, routes).await });
+        Ok(Self { endpoint, spans, server })
+    }
+
+    /// For `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// All that arrived so far, in the order of arrival.
+    pub fn spans(&self) -> Vec<Span> {
+        self.spans.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The spans of one trace as soon as they are what the caller waits for.
+    pub async fn wait_for(
+        &self,
+        trace_id: &str,
+        complete: impl Fn(&[Span]) -> bool,
+        at_most: Duration,
+    ) -> anyhow::Result<Vec<Span>> {
+        let of_trace = || {
+            let mut spans = self.spans();
+            spans.retain(|span| span.trace_id == trace_id);
+            spans
+        };
+        let what = format!("the spans of trace {trace_id}");
+        let found = wait::until(at_most, &what, async || {
+            let spans = of_trace();
+            complete(&spans).then_some(spans)
+        });
+        found.await.map_err(|error| {
+            let names: Vec<_> =
+                of_trace().into_iter().map(|span| (span.service, span.name)).collect();
+            error.context(format!("arrived so far: {names:?}"))
+        })
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn receive(State(spans): State<Spans>, body: Bytes) -> Response {
+    let Ok(request) = ExportTraceServiceRequest::decode(body) else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    let received = request.resource_spans.into_iter().flat_map(|of_resource| {
+        let resource = attributes(of_resource.resource.unwrap_or_default().attributes);
+        let service = resource.get("service.name").cloned().unwrap_or_default();
+        let spans = of_resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
+        spans.map(move |span| kept(&service, span))
+    });
+    spans.lock().unwrap_or_else(PoisonError::into_inner).extend(received);
+    let answer = ExportTraceServiceResponse::default().encode_to_vec();
+    ([(CONTENT_TYPE, "application/x-protobuf")], answer).into_response()
+}
+
+fn kept(service: &str, span: Sent) -> Span {
+    let is_error = span.status.as_ref().is_some_and(|status| status.code() == SpanStatus::Error);
+    let kind = span.kind();
+    let links = span.links.into_iter();
+    Span {
+        kind,
+        is_error,
+        trace_id: hex(&span.trace_id),
+        span_id: hex(&span.span_id),
+        parent_span_id: hex(&span.parent_span_id),
+        service: service.to_owned(),
+        name: span.name,
+        attributes: attributes(span.attributes),
+        links: links
+            .map(|link| Link { trace_id: hex(&link.trace_id), span_id: hex(&link.span_id) })
+            .collect(),
+    }
+}
+
+fn attributes(pairs: Vec<KeyValue>) -> BTreeMap<String, String> {
+    pairs.into_iter().map(|pair| (pair.key, text(pair.value))).collect()
+}
+
+fn text(value: Option<AnyValue>) -> String {
+    match value.and_then(|value| value.value) {
+        None => String::new(),
+        Some(Value::StringValue(text)) => text,
+        Some(Value::BoolValue(yes)) => yes.to_string(),
+        Some(Value::IntValue(number)) => number.to_string(),
+        Some(Value::DoubleValue(number)) => number.to_string(),
+        Some(other) => format!("{other:?}"),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}

@@ -1,0 +1,48 @@
+//! Owns finding ports for a whole stack of one's own. Refuses to keep them: they are free now, and
+//! no other test of this run is given the same.
+
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::Context;
+
+/// Below the range from which the kernel takes ports for outgoing connections.
+const FIRST: u32 = 10_000;
+const BLOCK_PORTS: u32 = 50;
+const BLOCKS: u32 = 400;
+/// The processes of a test run have numbers close to each other.
+const BLOCKS_PER_PROCESS: u32 = 8;
+
+static TAKEN: AtomicU32 = AtomicU32::new(0);
+
+/// A base from which every one of these offsets (below 50) is a free port of loopback.
+pub fn free_base(offsets: &[u16]) -> anyhow::Result<u16> {
+    let start = std::process::id().wrapping_mul(BLOCKS_PER_PROCESS);
+    let blocks = std::iter::repeat_with(|| TAKEN.fetch_add(1, Ordering::Relaxed));
+    blocks
+        .take(BLOCKS as usize)
+        .filter_map(|block| {
+            let block = start.wrapping_add(block) % BLOCKS;
+            u16::try_from(FIRST + block * BLOCK_PORTS).ok()
+        })
+        .find(|base| offsets.iter().all(|offset| is_free(base + offset)))
+        .context("no free ports")
+}
+
+fn is_free(port: u16) -> bool {
+    TcpListener::bind(("127.0.0.1", port)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_stacks_of_one_process_never_share_a_port_and_a_taken_one_is_passed_over() {
+        let one = free_base(&[1, 32]).expect("there are many ports");
+        let _taken = TcpListener::bind(("127.0.0.1", one + 1)).expect("it is free");
+        TAKEN.fetch_sub(1, Ordering::Relaxed);
+        let other = free_base(&[1, 32]).expect("there are many ports");
+        assert!(one.abs_diff(other) >= 50, "{one} {other}");
+    }
+}

@@ -1,0 +1,112 @@
+//! Owns raw records: what a test puts on a topic, and what it finds there. Refuses to know what
+//! they mean.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use rdkafka::util::Timeout;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(100);
+
+/// One record, as it is on the wire.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Record {
+    /// Where it was found, or where to put it; chosen by the key when absent.
+    pub partition: Option<i32>,
+    pub key: Option<Vec<u8>>,
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    pub body: Option<Vec<u8>>,
+}
+
+impl Record {
+    /// The last header of a name, as text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().rev().find(|(found, _)| found == name)?;
+        std::str::from_utf8(value.as_deref()?).ok()
+    }
+}
+
+/// Puts records on a topic, in order, and returns when the broker has them.
+pub async fn produce(bootstrap: &str, topic: &str, records: &[Record]) -> anyhow::Result<()> {
+    let producer: FutureProducer = config(bootstrap).set("acks", "all").create()?;
+    for record in records {
+        let headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        let headers = record.headers.iter().fold(headers, |headers, (key, value)| {
+            headers.insert(Header { key, value: value.as_deref() })
+        });
+        let outgoing = FutureRecord {
+            topic,
+            partition: record.partition,
+            payload: record.body.as_deref(),
+            key: record.key.as_deref(),
+            timestamp: None,
+            headers: Some(headers),
+        };
+        let sent = producer.send(outgoing, Timeout::After(DEADLINE)).await;
+        sent.map_err(|(error, _)| error)?;
+    }
+    Ok(producer.flush(Timeout::After(DEADLINE))?)
+}
+
+/// All that is on a topic now, partition by partition, without joining any group.
+pub async fn read(bootstrap: &str, topic: &str) -> anyhow::Result<Vec<Record>> {
+    let consumer: BaseConsumer = config(bootstrap)
+        .set("group.id", "testkit")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "false")
+        .set("fetch.wait.max.ms", "20")
+        .create()?;
+    let topic = topic.to_owned();
+    tokio::task::spawn_blocking(move || read_to_the_end(&consumer, &topic)).await?
+}
+
+fn config(bootstrap: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", bootstrap).set("broker.address.family", "v4");
+    config
+}
+
+fn read_to_the_end(consumer: &BaseConsumer, topic: &str) -> anyhow::Result<Vec<Record>> {
+    let (mut wanted, mut assignment) = (BTreeMap::new(), TopicPartitionList::new());
+    let metadata = consumer.fetch_metadata(Some(topic), DEADLINE)?;
+    let found = metadata.topics().first().context("a topic that was asked for")?;
+    for partition in found.partitions() {
+        let (low, high) = consumer.fetch_watermarks(topic, partition.id(), DEADLINE)?;
+        if high > low {
+            wanted.insert(partition.id(), high);
+            assignment.add_partition_offset(topic, partition.id(), Offset::Offset(low))?;
+        }
+    }
+    consumer.assign(&assignment)?;
+    let (end, mut records) = (Instant::now() + DEADLINE, Vec::new());
+    while !wanted.is_empty() {
+        ensure!(Instant::now() < end, "{topic} could not be read to its end: {wanted:?}");
+        let Some(message) = consumer.poll(POLL) else { continue };
+        let message = message?;
+        let (partition, high) = (message.partition(), wanted.get(&message.partition()));
+        if high.is_some_and(|high| message.offset() + 1 >= *high) {
+            wanted.remove(&partition);
+        }
+        records.push(owned(&message));
+    }
+    records.sort_by_key(|record: &Record| record.partition);
+    Ok(records)
+}
+
+fn owned(message: &impl Message) -> Record {
+    let headers = message.headers().into_iter().flat_map(Headers::iter);
+    Record {
+        partition: Some(message.partition()),
+        key: message.key().map(<[u8]>::to_vec),
+        headers: headers
+            .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
+            .collect(),
+        body: message.payload().map(<[u8]>::to_vec),
+    }
+}
