@@ -1,6 +1,7 @@
 //! Owns how this program speaks to the services over HTTP. Refuses to hide an answer: a refusal is
 //! an error that carries the service's own words.
 
+use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -107,6 +108,28 @@ impl Timeline {
     }
 }
 
+/// Why a service refused, in its own words.
+#[derive(Debug, Deserialize)]
+struct Problem {
+    code: String,
+    detail: String,
+    #[serde(default)]
+    errors: Vec<FieldError>,
+}
+
+#[derive(Debug, Deserialize)]
+struct FieldError {
+    pointer: String,
+    code: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.detail, self.code)?;
+        self.errors.iter().try_for_each(|error| write!(f, "; {}: {}", error.pointer, error.code))
+    }
+}
+
 /// One entry of the providers' ledger.
 #[derive(Debug, Clone, Deserialize)]
 pub struct LedgerEntry {
@@ -178,7 +201,10 @@ async fn answer(request: RequestBuilder) -> anyhow::Result<Value> {
     let response = request.send().await?;
     let (status, body) = (response.status(), response.bytes().await?);
     if !status.is_success() {
-        bail!("{status}: {}", String::from_utf8_lossy(&body));
+        match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) => bail!("{status}: {problem}"),
+            Err(_) => bail!("{status}: {}", String::from_utf8_lossy(&body)),
+        }
     }
     if body.is_empty() {
         return Ok(Value::Null);

@@ -123,7 +123,7 @@ async fn tell(stack: &Stack) -> anyhow::Result<()> {
     for (number, train) in (1..).zip(&STORY) {
         println!("{number}. {}", train.title);
         if let Err(error) = teller.run(train).await {
-            println!("   ✗ not as told: {error:#}\n");
+            println!("  ✗ not as told: {error:#}\n");
             otherwise.push(train.title);
         }
     }
@@ -146,9 +146,9 @@ impl Teller<'_> {
         self.disturb(train, id).await?;
         let order = self.ended(id).await?;
         let timeline = self.told(id).await?;
-        println!("{}", railway(&timeline));
+        print!("{}", railway(&timeline));
         self.judge(train, &order).await?;
-        println!("   {}\n", outcome(train, &order, &timeline));
+        println!("  {}\n", outcome(train, &order, &timeline));
         Ok(())
     }
 

@@ -29,6 +29,7 @@ const STARTS_MAX: u32 = 3;
 
 /// Settings of the embedded stack.
 #[derive(Debug, Clone, Args)]
+#[group(skip)]
 pub struct Options {
     /// Let Postgres wait for the disk at each commit: slower, for measurements.
     #[arg(long)]

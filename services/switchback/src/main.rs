@@ -48,3 +48,15 @@ fn is_unreachable(error: &anyhow::Error) -> bool {
     let requests = error.chain().filter_map(|cause| cause.downcast_ref::<reqwest::Error>());
     requests.into_iter().any(|error| error.is_connect() || error.is_timeout())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn no_two_arguments_are_in_each_others_way() {
+        Cli::command().debug_assert();
+    }
+}
