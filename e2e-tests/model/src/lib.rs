@@ -22,4 +22,5 @@ pub mod rules;
 pub mod train;
 
 mod post;
+mod reached;
 mod shell;

@@ -110,7 +110,11 @@ impl Model for Line {
         let mut world = last.clone();
         match action {
             Action::Place(order) => {
-                self.apply(&mut world, order, Input::Order(order::domain::Input::Place(self.wish())));
+                self.apply(
+                    &mut world,
+                    order,
+                    Input::Order(order::domain::Input::Place(self.wish())),
+                );
             }
             Action::Cancel(order) => {
                 let caller = String::new();
@@ -157,12 +161,8 @@ impl Model for Line {
     }
 
     fn within_boundary(&self, world: &World) -> bool {
-        world.trains.iter().all(|train| {
-            let said = &train.said;
-            [said.order.len(), said.inventory.len(), said.payment.len(), said.shipping.len()]
-                .iter()
-                .all(|events| *events <= EVENTS_MAX)
-        })
+        let fits = |train: &Arc<Train>| train.said.lengths().iter().all(|n| *n <= EVENTS_MAX);
+        world.trains.iter().all(fits)
     }
 }
 
@@ -214,7 +214,10 @@ impl Line {
             let sends = self.sends.iter();
             let sends = sends.filter(|sent| errand.late.is_none() || **sent != Sent::LandsLate);
             actions.extend(sends.map(|sent| Action::Attempt(order, step, true, *sent)));
-            if self.keys_are_forgotten && call.in_doubt && !errand.forgotten && errand.late.is_none()
+            if self.keys_are_forgotten
+                && call.in_doubt
+                && !errand.forgotten
+                && errand.late.is_none()
             {
                 actions.push(Action::Forget(order, step));
             }
@@ -226,11 +229,8 @@ impl Line {
 
     /// The order that is placed: a unit of everything, for nothing, to nowhere.
     fn wish(&self) -> Place {
-        let line = |sku: &&str| OrderLine {
-            sku: (*sku).to_owned(),
-            quantity: 1,
-            unit_price_minor: 1,
-        };
+        let line =
+            |sku: &&str| OrderLine { sku: (*sku).to_owned(), quantity: 1, unit_price_minor: 1 };
         Place {
             caller: String::new(),
             customer_id: String::new(),

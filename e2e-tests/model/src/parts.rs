@@ -7,15 +7,11 @@ use calls::{CallState, Heard, Next, Policy};
 use contracts::{inventory as stock, order as orders, payment as money, shipping as parcels};
 use saga::Decision;
 
-pub type DecideOrder = fn(
-    &order::domain::State,
-    &order::domain::Input,
-) -> Decision<
-    order::domain::State,
-    orders::Event,
-    Infallible,
-    order::domain::Rejection,
->;
+pub type DecideOrder =
+    fn(
+        &order::domain::State,
+        &order::domain::Input,
+    ) -> Decision<order::domain::State, orders::Event, Infallible, order::domain::Rejection>;
 pub type DecideInventory =
     fn(
         &inventory::domain::State,
@@ -30,7 +26,8 @@ pub type DecideShipping =
     fn(
         &shipping::domain::State,
         &shipping::domain::Input,
-    ) -> Decision<shipping::domain::State, parcels::Event, shipping::domain::Call, Infallible>;
+    )
+        -> Decision<shipping::domain::State, parcels::Event, shipping::domain::Call, Infallible>;
 
 /// What the line is made of.
 #[derive(Clone, Copy)]

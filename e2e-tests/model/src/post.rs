@@ -10,16 +10,14 @@ pub(crate) enum Input {
     Shipping(shipping::domain::Input),
 }
 
-/// Sends what is new to everybody to whom it matters. Whom it does not, skips it at once.
-pub(crate) fn post(train: &mut Train) {
-    let said = &train.said;
-    let lengths =
-        [said.order.len(), said.inventory.len(), said.payment.len(), said.shipping.len()];
-    for (from, length) in Service::ALL.into_iter().zip(lengths) {
-        for nth in 0..length.min(EVENTS_MAX) {
+/// Sends what was said since `before` to everybody to whom it matters. Whom it does not, skips it
+/// at once.
+pub(crate) fn post(train: &mut Train, before: [usize; 4]) {
+    for ((from, before), now) in Service::ALL.into_iter().zip(before).zip(train.said.lengths()) {
+        for nth in before..now.min(EVENTS_MAX) {
             for to in Service::ALL {
                 let letter = Letter { from, nth, to };
-                if !train.sent.holds(letter) && heard(train, letter).is_some() {
+                if heard(train, letter).is_some() {
                     train.sent.add(letter);
                 }
             }

@@ -32,6 +32,7 @@ impl Line {
     pub(crate) fn apply(&self, world: &mut World, order: usize, input: Input) {
         let World { trains, stock, .. } = world;
         let train = Arc::make_mut(&mut trains[order]);
+        let before = train.said.lengths();
         let unexpected = &mut train.unexpected;
         match input {
             Input::Order(input) => {
@@ -60,11 +61,18 @@ impl Line {
                 }
             }
         }
-        post(train);
+        post(train, before);
     }
 
     /// One attempt, as the shell makes it: counted, then as many questions as it takes.
-    pub(crate) fn attempt(&self, world: &mut World, order: usize, step: Step, answered: bool, sent: Sent) {
+    pub(crate) fn attempt(
+        &self,
+        world: &mut World,
+        order: usize,
+        step: Step,
+        answered: bool,
+        sent: Sent,
+    ) {
         let train = world.train(order);
         let errand = &mut train.errands[step as usize];
         let Slot::Open(mut call) = errand.slot else { return };

@@ -91,6 +91,13 @@ pub struct Said {
     pub shipping: Vec<parcels::Event>,
 }
 
+impl Said {
+    /// How many events each producer has said.
+    pub const fn lengths(&self) -> [usize; 4] {
+        [self.order.len(), self.inventory.len(), self.payment.len(), self.shipping.len()]
+    }
+}
+
 /// One outside call, and what its provider knows of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Errand {

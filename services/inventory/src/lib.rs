@@ -1,7 +1,7 @@
 //! The inventory service owns the stock: every line of an order is held, or none.
 //!
-//! Hears OrderPlaced, OrderCancelRequested, ReleaseInventory.
-//! Says InventoryReserved, InventoryRejected, InventoryReleased.
+//! Hears `OrderPlaced`, `OrderCancelRequested`, `ReleaseInventory`.
+//! Says `InventoryReserved`, `InventoryRejected`, `InventoryReleased`.
 
 pub mod domain;
 pub mod http;
@@ -16,6 +16,7 @@ use domain::{Heard, Input, NAME, State, Step};
 use metrics::counter;
 use saga::{Decision, Participant, Settled};
 use sqlx::PgConnection;
+use telemetry::names;
 use uuid::Uuid;
 
 #[derive(Debug)]
@@ -80,7 +81,7 @@ impl Service for Inventory {
             _ => return,
         };
         counter!(
-            "switchback_compensations_total",
+            names::COMPENSATIONS,
             "service" => NAME, "reason" => thrown, "phase" => "started"
         )
         .increment(1);

@@ -1,7 +1,7 @@
 //! The order service takes orders in and owns their fate as the customer sees it.
 //!
-//! Hears InventoryRejected, InventoryReleased, ShipmentBooked.
-//! Says OrderPlaced, OrderCancelRequested, OrderConfirmed, OrderCancelled.
+//! Hears `InventoryRejected`, `InventoryReleased`, `ShipmentBooked`.
+//! Says `OrderPlaced`, `OrderCancelRequested`, `OrderConfirmed`, `OrderCancelled`.
 
 pub mod domain;
 mod effects;
@@ -19,6 +19,7 @@ use domain::{Heard, Input, NAME, Rejection, State, Status};
 use metrics::counter;
 use saga::{Decision, Participant, Settled};
 use sqlx::PgConnection;
+use telemetry::names;
 use uuid::Uuid;
 
 /// The order service, and how long an order may take.
@@ -60,11 +61,7 @@ impl Service for Order {
         store::load(tx, batch).await
     }
 
-    async fn save(
-        &self,
-        tx: &mut PgConnection,
-        desk: &Rows<State>,
-    ) -> Result<(), ::store::Error> {
+    async fn save(&self, tx: &mut PgConnection, desk: &Rows<State>) -> Result<(), ::store::Error> {
         store::save(tx, desk, self.deadline).await
     }
 
@@ -80,17 +77,17 @@ impl Service for Order {
         let State::Known(_, now) = now else { return };
         match now {
             Status::Confirmed { .. } => {
-                counter!("switchback_orders_finished_total", "outcome" => "confirmed", "reason" => "")
+                counter!(names::ORDERS_FINISHED, "outcome" => "confirmed", "reason" => "")
                     .increment(1);
             }
             Status::Cancelled(reason) => {
                 counter!(
-                    "switchback_orders_finished_total",
+                    names::ORDERS_FINISHED,
                     "outcome" => "cancelled", "reason" => reason.code.clone()
                 )
                 .increment(1);
                 counter!(
-                    "switchback_compensations_total",
+                    names::COMPENSATIONS,
                     "service" => reason.service.clone(), "reason" => reason.code.clone(),
                     "phase" => "finished"
                 )

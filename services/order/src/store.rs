@@ -6,6 +6,7 @@ use std::time::Duration;
 use chassis::{Due, Rows, Seen};
 use chrono::{DateTime, Utc};
 use contracts::{Currency, Money, PaymentMethod, Reason};
+use saga::Trace;
 use sqlx::{PgConnection, PgPool};
 use store::{Error, all_saved, column};
 use uuid::Uuid;
@@ -153,24 +154,31 @@ fn json<T: serde::Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("lines and addresses hold strings and integers only")
 }
 
-/// Orders whose time was up since `mark` and that are still on their way.
+/// Orders whose time was up since `mark` and that are still on their way, each with the trace that
+/// it was placed in.
 pub(crate) async fn expired(
     connection: &mut PgConnection,
     mark: Option<DateTime<Utc>>,
 ) -> Result<Due<Input>, Error> {
     let since = mark.map(|mark| mark - chrono::Duration::seconds(MARK_SLACK_SECONDS));
-    let (now, orders): (DateTime<Utc>, Vec<Uuid>) = sqlx::query_as(
-        "select now(), array(
-             select order_id from orders
-              where deadline_at <= now() and deadline_at > coalesce($1, '-infinity')
-                and status = 1
-              order by deadline_at)",
+    let rows: Vec<(DateTime<Utc>, Option<Uuid>, Option<String>)> = sqlx::query_as(
+        "select c.now, o.order_id, convert_from(e.headers, 'UTF8')::json ->> 'traceparent'
+           from (select now()) c
+           left join orders o
+             on o.deadline_at <= c.now and o.deadline_at > coalesce($1, '-infinity')
+            and o.status = 1
+           left join timeline t on t.order_id = o.order_id and t.type = 'OrderPlaced'
+           left join events e on e.id = t.event_id",
     )
     .bind(since)
-    .fetch_one(connection)
+    .fetch_all(connection)
     .await?;
-    let inputs = orders.into_iter().map(|order_id| (order_id, Input::Expire)).collect();
-    Ok(Due { mark: Some(now), inputs })
+    let mark = rows.first().map(|(now, ..)| *now);
+    let inputs = rows.into_iter().filter_map(|(_, order_id, traceparent)| {
+        let trace = traceparent.map(|traceparent| Trace { traceparent, ..Trace::default() });
+        Some((order_id?, Input::Expire, trace))
+    });
+    Ok(Due { mark, inputs: inputs.collect() })
 }
 
 /// An event of an order's story.

@@ -1,8 +1,8 @@
 //! The payment service owns the money of an order: taken once, given back when the train is turned
 //! round.
 //!
-//! Hears InventoryReserved, RefundPayment, OrderCancelRequested.
-//! Says PaymentCaptured, PaymentDeclined, PaymentRefunded, ReleaseInventory.
+//! Hears `InventoryReserved`, `RefundPayment`, `OrderCancelRequested`.
+//! Says `PaymentCaptured`, `PaymentDeclined`, `PaymentRefunded`, `ReleaseInventory`.
 
 pub mod domain;
 mod provider;
@@ -18,6 +18,7 @@ use metrics::counter;
 pub use provider::Config as ProviderConfig;
 use saga::{Decision, Participant, Settled};
 use sqlx::PgConnection;
+use telemetry::names;
 use uuid::Uuid;
 
 /// The payment service and its way to the payment provider.
@@ -65,11 +66,7 @@ impl Service for Payment {
         store::load(tx, batch).await
     }
 
-    async fn save(
-        &self,
-        tx: &mut PgConnection,
-        desk: &Rows<State>,
-    ) -> Result<(), ::store::Error> {
+    async fn save(&self, tx: &mut PgConnection, desk: &Rows<State>) -> Result<(), ::store::Error> {
         store::save(tx, desk).await
     }
 
@@ -95,7 +92,7 @@ impl Service for Payment {
             _ => return,
         };
         counter!(
-            "switchback_compensations_total",
+            names::COMPENSATIONS,
             "service" => NAME, "reason" => thrown, "phase" => "started"
         )
         .increment(1);

@@ -1,7 +1,7 @@
 //! The shipping service owns the parcel of an order: booked once, or never.
 //!
-//! Hears PaymentCaptured, OrderCancelRequested.
-//! Says ShipmentBooked, ShipmentFailed, RefundPayment.
+//! Hears `PaymentCaptured`, `OrderCancelRequested`.
+//! Says `ShipmentBooked`, `ShipmentFailed`, `RefundPayment`.
 
 pub mod domain;
 mod provider;
@@ -17,6 +17,7 @@ use metrics::counter;
 pub use provider::Config as ProviderConfig;
 use saga::{Decision, Participant, Settled};
 use sqlx::PgConnection;
+use telemetry::names;
 use uuid::Uuid;
 
 /// The shipping service and its way to the carrier.
@@ -64,11 +65,7 @@ impl Service for Shipping {
         store::load(tx, batch).await
     }
 
-    async fn save(
-        &self,
-        tx: &mut PgConnection,
-        desk: &Rows<State>,
-    ) -> Result<(), ::store::Error> {
+    async fn save(&self, tx: &mut PgConnection, desk: &Rows<State>) -> Result<(), ::store::Error> {
         store::save(tx, desk).await
     }
 
@@ -91,7 +88,7 @@ impl Service for Shipping {
             _ => return,
         };
         counter!(
-            "switchback_compensations_total",
+            names::COMPENSATIONS,
             "service" => NAME, "reason" => thrown, "phase" => "started"
         )
         .increment(1);

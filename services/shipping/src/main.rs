@@ -2,7 +2,7 @@
 
 use axum::Router;
 use clap::Parser;
-use shipping::{Shipping, ProviderConfig};
+use shipping::{ProviderConfig, Shipping};
 
 #[derive(Parser)]
 struct Config {

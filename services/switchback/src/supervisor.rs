@@ -18,8 +18,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// A process that lived shorter than this died at once.
-const LIFE_MIN: Duration = Duration::from_secs(2);
-const PAUSE_FIRST: Duration = Duration::from_millis(200);
+const LIFE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 const STOP_MAX: Duration = Duration::from_secs(10);
 const TAIL_LINES: usize = 20;
@@ -180,6 +180,6 @@ mod tests {
             pause.as_millis()
         });
         let pauses: Vec<_> = pauses.take(7).collect();
-        assert_eq!(pauses, [200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
+        assert_eq!(pauses, [100, 200, 400, 800, 1_600, 3_200, 5_000]);
     }
 }

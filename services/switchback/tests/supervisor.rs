@@ -57,7 +57,7 @@ async fn a_service_that_dies_at_once_is_started_ever_later() -> anyhow::Result<(
     let (stop, begun) = (CancellationToken::new(), Instant::now());
     let service = Supervised::start(program.clone(), stop.clone())?;
     wait::until(SOON, "a third start", async || (service.starts() >= 3).then_some(())).await?;
-    assert!(begun.elapsed() >= Duration::from_millis(200 + 400));
+    assert!(begun.elapsed() >= Duration::from_millis(100 + 200));
     assert!(service.program.log_tail().ends_with("  cannot work\n"));
     stop.cancel();
     service.ended().await;

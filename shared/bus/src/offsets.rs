@@ -19,8 +19,11 @@ pub struct Offsets(Arc<Mutex<Book>>);
 #[derive(Debug, Default)]
 struct Book {
     epoch: u64,
-    partitions: HashMap<(Arc<str>, i32), VecDeque<(i64, bool)>>,
+    partitions: HashMap<(Arc<str>, i32), Open>,
 }
+
+/// The open offsets of a partition in their order, and whether each is finished.
+type Open = VecDeque<(i64, bool)>;
 
 impl Offsets {
     fn book(&self) -> std::sync::MutexGuard<'_, Book> {

@@ -37,8 +37,7 @@ pub struct Producer {
 
 impl Producer {
     pub fn try_new(config: &Config, producer: &str) -> Result<Self, Error> {
-        let inner =
-            config.producer().create_with_context(Deliveries).map_err(Error::Client)?;
+        let inner = config.producer().create_with_context(Deliveries).map_err(Error::Client)?;
         Ok(Self { inner, topic: topic(producer) })
     }
 
@@ -56,10 +55,11 @@ impl Producer {
     ) -> Result<bool, Error> {
         let key = envelope.subject.to_string();
         let headers = envelope.headers();
-        let headers = headers.iter().fold(
-            OwnedHeaders::new_with_capacity(headers.len()),
-            |all, (name, value)| all.insert(Header { key: name, value: Some(value) }),
-        );
+        let headers = headers
+            .iter()
+            .fold(OwnedHeaders::new_with_capacity(headers.len()), |all, (name, value)| {
+                all.insert(Header { key: name, value: Some(value) })
+            });
         let delivery = Box::new(Delivery { id: envelope.id, reports: reports.clone() });
         let record = BaseRecord::with_opaque_to(&self.topic, delivery)
             .key(&key)
@@ -68,13 +68,13 @@ impl Producer {
         match self.inner.send(record) {
             Ok(()) => Ok(true),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(false),
-            Err((error, _)) => match self.inner.client().fatal_error() {
-                Some(_) => Err(Error::Fatal(error)),
-                None => {
-                    tracing::warn!(%error, topic = %self.topic, "not sent");
-                    Ok(false)
-                }
-            },
+            Err((error, _)) if self.inner.client().fatal_error().is_some() => {
+                Err(Error::Fatal(error))
+            }
+            Err((error, _)) => {
+                tracing::warn!(%error, topic = %self.topic, "not sent");
+                Ok(false)
+            }
         }
     }
 

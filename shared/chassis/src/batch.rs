@@ -250,6 +250,7 @@ impl<S: Service> Batch<S> {
     /// Nothing changes: the input is kept for a person. Nothing else of the subject is held.
     fn set_aside(&mut self, index: usize, job: &Job<S>, why: &'static str) {
         tracing::error!(parent: &job.span, subject = %job.subject, why, "an input is set aside");
+        telemetry::spans::failed(&job.span, code(why));
         match &job.source {
             Source::Event(event) => {
                 let subject = Some(job.subject);

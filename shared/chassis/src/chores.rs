@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::gauge;
+use telemetry::names;
 use tokio::time::Instant;
 
 use crate::service::Service;
 use crate::shell::Shell;
 
 const GAUGES_EVERY: Duration = Duration::from_secs(2);
-const PARTITIONS_EVERY: Duration = Duration::from_secs(24 * 3_600);
+const PARTITIONS_EVERY: Duration = Duration::from_hours(24);
 
 pub(crate) async fn run<S: Service>(shell: Arc<Shell<S>>) -> anyhow::Result<()> {
     let mut partitions_at = Instant::now() + PARTITIONS_EVERY;
@@ -36,11 +37,10 @@ pub(crate) async fn run<S: Service>(shell: Arc<Shell<S>>) -> anyhow::Result<()> 
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
 async fn gauges<S: Service>(shell: &Shell<S>) -> Result<(), store::Error> {
     let outbox = store::outbox_state(shell.db.autocommit()).await?;
-    gauge!("switchback_outbox_rows").set(outbox.rows as f64);
-    gauge!("switchback_outbox_oldest_seconds").set(outbox.oldest_seconds);
+    gauge!(names::OUTBOX_ROWS).set(outbox.rows as f64);
+    gauge!(names::OUTBOX_OLDEST_SECONDS).set(outbox.oldest_seconds);
     for (consumer, code, count) in store::open_letters(&shell.db).await? {
-        gauge!("switchback_dead_letters", "consumer" => consumer, "code" => code)
-            .set(count as f64);
+        gauge!(names::DEAD_LETTERS, "consumer" => consumer, "code" => code).set(count as f64);
     }
     Ok(())
 }

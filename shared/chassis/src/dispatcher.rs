@@ -9,6 +9,7 @@ use bus::Report;
 use chrono::{DateTime, Utc};
 use metrics::counter;
 use store::Error;
+use telemetry::names;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -112,7 +113,7 @@ impl<S: Service> Dispatcher<S> {
         crash_point!("dispatcher.produced.before_ack");
         let acked = await_reports(open, &mut reports).await;
         self.outbox.delete(&acked).await?;
-        counter!("switchback_dispatched_total").increment(acked.len() as u64);
+        counter!(names::DISPATCHED).increment(acked.len() as u64);
         if acked.len() == ids.len() {
             self.outbox.mark(last);
         }
@@ -122,8 +123,8 @@ impl<S: Service> Dispatcher<S> {
     async fn ask_the_clock(&mut self) -> Result<(), Stop> {
         let due = S::due(self.outbox.connection(), self.mark).await?;
         self.mark = due.mark.or(self.mark);
-        for (subject, input) in due.inputs {
-            let span = telemetry::spans::clock(S::NAME, subject);
+        for (subject, input, trace) in due.inputs {
+            let span = telemetry::spans::clock(S::NAME, subject, &trace.unwrap_or_default());
             let trace = telemetry::spans::context(&span);
             let origin = store::Origin { cause: None, trace };
             let job = Job { subject, input, source: Source::Clock, origin, span };

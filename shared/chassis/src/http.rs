@@ -108,6 +108,7 @@ impl<S: Service> App<S> {
         };
         let (reply, answer) = oneshot::channel();
         let span = Span::current();
+        telemetry::spans::about(&span, subject);
         let trace = telemetry::spans::context(&span);
         let job = Job {
             subject,
@@ -124,8 +125,8 @@ impl<S: Service> App<S> {
 }
 
 /// The service's routes and those that every service has.
-pub(crate) fn router<S: Service>(app: App<S>, routes: Router<App<S>>) -> Router {
-    let router = routes
+pub(crate) fn router<S: Service>(app: App<S>, own: Router<App<S>>) -> Router {
+    let all = own
         .layer(axum::middleware::from_fn(telemetry::http::trace))
         .route("/livez", get(async || StatusCode::NO_CONTENT))
         .route("/readyz", get(ready::<S>))
@@ -133,8 +134,8 @@ pub(crate) fn router<S: Service>(app: App<S>, routes: Router<App<S>>) -> Router 
         .fallback(async || Problem::new(Code::NotFound))
         .method_not_allowed_fallback(async || Problem::new(Code::MethodNotAllowed));
     #[cfg(feature = "chaos")]
-    let router = router.route("/chaos/crash/{point}/{nth}", axum::routing::put(crash));
-    router.with_state(app)
+    let all = all.route("/chaos/crash/{point}/{nth}", axum::routing::put(crash));
+    all.with_state(app)
 }
 
 async fn ready<S: Service>(State(app): State<App<S>>) -> (StatusCode, String) {
@@ -144,8 +145,7 @@ async fn ready<S: Service>(State(app): State<App<S>>) -> (StatusCode, String) {
         ("broker", app.consumers.iter().all(|consumer| consumer.is_ready())),
         ("database", app.shell.db.is_reachable().await),
     ];
-    let missing: Vec<_> =
-        parts.iter().filter(|(_, fine)| !fine).map(|(name, _)| *name).collect();
+    let missing: Vec<_> = parts.iter().filter(|(_, fine)| !fine).map(|(name, _)| *name).collect();
     if missing.is_empty() {
         (StatusCode::OK, "ready\n".to_owned())
     } else {

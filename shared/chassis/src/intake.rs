@@ -13,6 +13,7 @@ use crate::config::BATCH_INPUTS_MAX;
 use crate::job::{Delivery, Job, Source, Unreadable, Work};
 use crate::service::Service;
 use crate::shell::Shell;
+use telemetry::names;
 
 /// Reads until the process closes.
 pub(crate) async fn run<S: Service>(
@@ -37,10 +38,7 @@ pub(crate) async fn run<S: Service>(
 }
 
 /// What a record means here. `None`: nothing, and it is finished.
-fn read<S: Service>(
-    received: Received,
-    consumer: &Arc<Consumer>,
-) -> Option<(uuid::Uuid, Work<S>)> {
+fn read<S: Service>(received: Received, consumer: &Arc<Consumer>) -> Option<(uuid::Uuid, Work<S>)> {
     let set_aside = |received, subject: Option<uuid::Uuid>, code| {
         let consumer = Arc::clone(consumer);
         let work = Work::SetAside(Unreadable { code, subject, received, consumer });
@@ -55,7 +53,7 @@ fn read<S: Service>(
         Ok(Some(heard)) => heard,
         Ok(None) => {
             let kind = envelope.kind.to_string();
-            counter!("switchback_events_skipped_total", "type" => kind).increment(1);
+            counter!(names::EVENTS_SKIPPED, "type" => kind).increment(1);
             consumer.finished(&received.place);
             return None;
         }
@@ -69,22 +67,19 @@ fn read<S: Service>(
         return None;
     };
     let place = &received.place;
-    let span = telemetry::spans::process(
-        &place.topic,
-        place.partition,
-        place.offset,
-        S::NAME,
-        &envelope,
-    );
-    let origin =
-        Origin { cause: Some(envelope.id), trace: telemetry::spans::context(&span) };
+    let span =
+        telemetry::spans::process(&place.topic, place.partition, place.offset, S::NAME, &envelope);
+    let origin = Origin { cause: Some(envelope.id), trace: telemetry::spans::context(&span) };
     let delivery = Delivery {
         id: envelope.id,
         body_hash: body_hash(&received.body),
         received,
         consumer: Arc::clone(consumer),
     };
-    Some((subject, Work::Decide(Job { subject, input, source: Source::Event(delivery), origin, span })))
+    Some((
+        subject,
+        Work::Decide(Job { subject, input, source: Source::Event(delivery), origin, span }),
+    ))
 }
 
 /// Eight bytes of SHA-256: tells one id with two bodies, in every release alike.

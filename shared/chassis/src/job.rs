@@ -35,7 +35,9 @@ pub(crate) enum Source<S: Service> {
     Event(Delivery),
     Command(Command<S>),
     /// The definite answer of an outside call.
-    Answer { step: String },
+    Answer {
+        step: String,
+    },
     Clock,
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bus::Report;
 use metrics::{counter, histogram};
 use store::{Commit, DeadLetter, Error};
+use telemetry::names;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -132,10 +133,10 @@ impl<S: Service> Lane<S> {
         let _span = telemetry::spans::commit(S::NAME, jobs.len(), &links);
         let batch =
             shell.db.with_tx(async |tx| batch::run::<S>(tx, shell, jobs, acked).await).await?;
-        histogram!("switchback_commit_seconds").record(started.elapsed());
+        histogram!(names::COMMIT_SECONDS).record(started.elapsed());
         #[expect(clippy::cast_precision_loss, reason = "a batch is small")]
-        histogram!("switchback_batch_size").record(jobs.len() as f64);
-        counter!("switchback_lane_commits_total").increment(1);
+        histogram!(names::BATCH_SIZE).record(jobs.len() as f64);
+        counter!(names::LANE_COMMITS).increment(1);
         self.acked.clear();
         Ok(batch)
     }
@@ -153,7 +154,7 @@ impl<S: Service> Lane<S> {
         for (index, was, now) in &changes {
             S::observe(was, &jobs[*index].input, now);
         }
-        counter!("switchback_inbox_duplicates_total").increment(duplicates);
+        counter!(names::INBOX_DUPLICATES, "cause" => "inbox").increment(duplicates);
         for dead in &commit.dead {
             count_letter(dead);
         }
@@ -249,7 +250,7 @@ impl<S: Service> Lane<S> {
 
 fn count_letter(dead: &DeadLetter) {
     let consumer = dead.consumer.clone().unwrap_or_else(|| dead.origin.to_owned());
-    counter!("switchback_dead_letters_total", "consumer" => consumer, "code" => dead.code.clone())
+    counter!(names::DEAD_LETTERS_TOTAL, "consumer" => consumer, "code" => dead.code.clone())
         .increment(1);
 }
 
@@ -272,7 +273,7 @@ impl BackOff {
             Error::Poison(why) => return Some(why),
             Error::Rerun(why) => {
                 tracing::debug!(why, "a batch runs again");
-                counter!("switchback_batch_reruns_total").increment(1);
+                counter!(names::BATCH_RERUNS).increment(1);
                 return None;
             }
             // What was committed under the old number is due at once to the dispatcher.

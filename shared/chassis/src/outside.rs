@@ -8,6 +8,7 @@ use calls::{CallState, Destination, Heard, Next, Request};
 use metrics::counter;
 use saga::{LookUp, Outcome, Settled};
 use store::{Attempt, DeadLetter, DueCall, Origin, Wanted};
+use telemetry::names;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
@@ -57,10 +58,7 @@ pub(crate) fn start<S: Service>(
 }
 
 /// Takes what is due for one destination, a permit each, until the process closes.
-pub(crate) async fn run<S: Service>(
-    shell: Arc<Shell<S>>,
-    exit: Arc<Exit>,
-) -> anyhow::Result<()> {
+pub(crate) async fn run<S: Service>(shell: Arc<Shell<S>>, exit: Arc<Exit>) -> anyhow::Result<()> {
     let mut ticks = tokio::time::interval(DUE_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -74,10 +72,7 @@ pub(crate) async fn run<S: Service>(
     }
 }
 
-async fn take_due<S: Service>(
-    shell: &Arc<Shell<S>>,
-    exit: &Arc<Exit>,
-) -> Result<(), store::Error> {
+async fn take_due<S: Service>(shell: &Arc<Shell<S>>, exit: &Arc<Exit>) -> Result<(), store::Error> {
     let mut permits = Vec::new();
     while let Ok(permit) = Arc::clone(&exit.permits).try_acquire_owned() {
         permits.push(permit);
@@ -153,6 +148,7 @@ async fn attempt<S: Service>(
                 break;
             }
             Next::Wait { at_least_ms, at_most_ms, in_doubt, code } => {
+                telemetry::spans::failed(&span, &code);
                 let wait_ms = rand::random_range(at_least_ms..=at_most_ms);
                 let wait = Duration::from_millis(wait_ms);
                 let noted = Attempt { in_doubt, error_code: code, wait };
@@ -163,6 +159,7 @@ async fn attempt<S: Service>(
                 break;
             }
             Next::Stuck { code, in_doubt } => {
+                telemetry::spans::failed(&span, &code);
                 stick(&shell, at, in_doubt, &code).await;
                 break;
             }
@@ -222,14 +219,14 @@ pub(crate) async fn stick<S: Service>(
             return;
         }
     }
-    counter!("switchback_dead_letters_total", "consumer" => "call", "code" => code.to_owned())
+    counter!(names::DEAD_LETTERS_TOTAL, "consumer" => "call", "code" => code.to_owned())
         .increment(1);
 }
 
 fn count_attempt(destination: &'static str, attempts: u32, outcome: &Outcome) {
     let attempt = if attempts == 1 { "first" } else { "again" };
     counter!(
-        "switchback_call_attempts_total",
+        names::CALL_ATTEMPTS,
         "destination" => destination, "attempt" => attempt, "outcome" => word(outcome)
     )
     .increment(1);

@@ -96,7 +96,12 @@ async fn serve<S: Service>(
         let lane = Lane { shell, queue, reports, reports_to, acked: Vec::new() };
         workers.spawn(async { ("lane", lane.run().await) });
     }
-    workers.spawn(async { ("boot lock", { holding.await; Ok(()) }) });
+    workers.spawn(async {
+        ("boot lock", {
+            holding.await;
+            Ok(())
+        })
+    });
 
     let mut tasks = Tasks::new();
     let mut consumers = Vec::new();
@@ -130,8 +135,7 @@ async fn serve<S: Service>(
     let consumers = Arc::new(consumers);
     let app = App { shell: Arc::clone(&shell), consumers: Arc::clone(&consumers), telemetry };
     let closed = shell.closing.clone().cancelled_owned();
-    let http = axum::serve(listener, router(app, routes))
-        .with_graceful_shutdown(closed);
+    let http = axum::serve(listener, router(app, routes)).with_graceful_shutdown(closed);
     tasks.spawn(async { ("http", http.await.map_err(Into::into)) });
 
     let ended = tokio::select! {
@@ -159,15 +163,16 @@ async fn migrate<S: Service>(config: &Config, db: &Db) -> anyhow::Result<()> {
 }
 
 async fn stop_signal() -> anyhow::Result<&'static str> {
-    let (mut term, mut int) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(tokio::select! {
         _ = term.recv() => "SIGTERM",
         _ = int.recv() => "SIGINT",
     })
 }
 
-fn fault(ended: Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>) -> anyhow::Error {
+fn fault(
+    ended: Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>,
+) -> anyhow::Error {
     match ended {
         Ok((name, Ok(()))) => anyhow::anyhow!("the task {name} has ended"),
         Ok((name, Err(error))) => error.context(format!("the task {name} has failed")),
@@ -183,9 +188,8 @@ async fn stop<S: Service>(
     consumers: Arc<Vec<Arc<Consumer>>>,
 ) {
     shell.closing.cancel();
-    let drained = tokio::time::timeout(STOP_WITHIN, async {
-        while tasks.join_next().await.is_some() {}
-    });
+    let drained =
+        tokio::time::timeout(STOP_WITHIN, async { while tasks.join_next().await.is_some() {} });
     drop(drained.await);
     let producer = shell.producer.clone();
     drop(tokio::task::spawn_blocking(move || producer.flush(STOP_WITHIN)).await);

@@ -2,7 +2,7 @@
 
 use calls::{Destination, Wanted};
 use chrono::{DateTime, Utc};
-use saga::{Participant, Settled};
+use saga::{Participant, Settled, Trace};
 use sqlx::PgConnection;
 use store::Error;
 use uuid::Uuid;
@@ -69,5 +69,6 @@ pub trait Service: Participant {
 pub struct Due<I> {
     /// The database's time up to which everything due is in here.
     pub mark: Option<DateTime<Utc>>,
-    pub inputs: Vec<(Uuid, I)>,
+    /// With where each belongs in a trace, if that is known.
+    pub inputs: Vec<(Uuid, I, Option<Trace>)>,
 }

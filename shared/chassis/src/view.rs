@@ -52,7 +52,9 @@ pub(crate) async fn run<S: Service>(
         let mut dead = Vec::new();
         for received in &records {
             match received.envelope() {
-                Ok(envelope) => seen.push((Seen { envelope, body: received.body.clone() }, received)),
+                Ok(envelope) => {
+                    seen.push((Seen { envelope, body: received.body.clone() }, received));
+                }
                 Err(refused) => dead.push(letter(view.group, refused.code(), None, received)),
             }
         }

@@ -21,12 +21,19 @@ pub enum Outcome {
 /// What the other side has recorded under our idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum LookUp {
-    Done { reference: String },
-    Refused { code: String },
+    Done {
+        reference: String,
+    },
+    Refused {
+        code: String,
+    },
     /// Nothing yet. A lost attempt may still land.
     Nothing,
     /// The look-up itself has no definite answer.
-    Unknown { code: String, retry_after_ms: Option<u64> },
+    Unknown {
+        code: String,
+        retry_after_ms: Option<u64>,
+    },
 }
 
 /// A definite outcome. There is no `Unknown` here, so none can reach a decision.

@@ -102,7 +102,8 @@ $$;
 -- Makes the weekly partitions around now. It runs with its owner's rights, so that the service
 -- can call it every day without being able to alter anything else.
 create function ensure_partitions(weeks_back int, weeks_ahead int) returns void
-language plpgsql security definer set search_path from current set timezone = 'UTC' as $$
+language plpgsql security definer set search_path from current set timezone = 'UTC'
+set client_min_messages = warning as $$
 declare
     parent text;
     monday timestamptz;

@@ -50,11 +50,7 @@ pub async fn claim(
     .bind(consumer)
     .fetch_one(tx)
     .await?;
-    Ok(Claimed {
-        now,
-        fresh: fresh.into_iter().collect(),
-        clash: clash.into_iter().collect(),
-    })
+    Ok(Claimed { now, fresh: fresh.into_iter().collect(), clash: clash.into_iter().collect() })
 }
 
 /// The scope of an idempotency key.

@@ -83,8 +83,19 @@ type Row = (
 );
 
 fn due_call(row: Row) -> Result<DueCall, Error> {
-    let (subject, step, path, idempotency_key, body, headers, attempts, in_doubt, now, born, deadline) =
-        row;
+    let (
+        subject,
+        step,
+        path,
+        idempotency_key,
+        body,
+        headers,
+        attempts,
+        in_doubt,
+        now,
+        born,
+        deadline,
+    ) = row;
     let origin = serde_json::from_slice(&headers)
         .map_err(|e| Error::Wait(format!("call {subject} {step} cannot be read back: {e}")))?;
     let since_birth = |at: DateTime<Utc>| (at - born).num_milliseconds().max(0).cast_unsigned();

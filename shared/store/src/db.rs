@@ -53,7 +53,8 @@ impl Db {
                     Ok(true)
                 })
             })
-            .connect_lazy_with(options.clone());
+            // That rollback mostly finds nothing to roll back, and would warn each time.
+            .connect_lazy_with(options.clone().options([("client_min_messages", "error")]));
         let autocommit = pool(config.autocommit_connections_max).connect_lazy_with(options.clone());
         Ok(Self { options, writes, autocommit })
     }

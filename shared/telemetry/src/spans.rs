@@ -119,15 +119,17 @@ pub fn call(destination: &str, step: &str, attempt: u32, subject: Uuid, trace: &
 }
 
 /// A deadline that has passed: nobody said it, so it is a trace of its own.
-pub fn clock(service: &str, subject: Uuid) -> Span {
-    info_span!(
+pub fn clock(service: &str, subject: Uuid, trace: &Trace) -> Span {
+    let span = info_span!(
         parent: None,
         "clock",
         otel.name = format!("clock {service}"),
         otel.kind = "internal",
         { names::SAGA_ID } = subject.to_string(),
         { names::SAGA_SERVICE } = service,
-    )
+    );
+    join(&span, trace);
+    span
 }
 
 /// Where the span is, to be stored and sent along. Empty without [`init`](crate::init).
