@@ -124,7 +124,11 @@ impl Model for Line {
             Action::Expire(order) => {
                 self.apply(&mut world, order, Input::Order(order::domain::Input::Expire));
             }
-            Action::Deliver(order, letter) => self.deliver(&mut world, order, letter),
+            Action::Deliver(order, letter) => {
+                if !self.deliver(&mut world, order, letter) {
+                    return None;
+                }
+            }
             Action::Lose(order, letter) => world.train(order).handled.add(letter),
             Action::HandleMutely(order, letter) => {
                 let before = world.trains[order].clone();
@@ -153,7 +157,7 @@ impl Model for Line {
                 world.train(order).errands[step as usize].forgotten = true;
             }
         }
-        (world != *last).then_some(world)
+        Some(world)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {

@@ -1,8 +1,6 @@
 //! Owns what one transaction and one attempt do to an order, as the production shell does it.
 //! Refuses to choose which comes next.
 
-use std::sync::Arc;
-
 use calls::{CallState, Heard, Next, Policy};
 use saga::{Decision, LookUp, Outcome, Settled};
 
@@ -15,53 +13,72 @@ use crate::train::{Errand, Letter, REFUSAL, Slot, Step, Train};
 const KEY_LIFE_MS: u64 = 1;
 
 impl Line {
-    pub(crate) fn deliver(&self, world: &mut World, order: usize, letter: Letter) {
-        let train = world.train(order);
-        train.handled.add(letter);
+    /// Whether the letter, handled or not, changed anything.
+    pub(crate) fn deliver(&self, world: &mut World, order: usize, letter: Letter) -> bool {
+        let train = &world.trains[order];
+        let first = !train.handled.holds(letter);
+        if first {
+            world.train(order).handled.add(letter);
+        }
+        let train = &world.trains[order];
         if self.parts.shell == Shell::FrozenByALetter && train.aside.is_some() {
-            return;
+            return first;
         }
-        let Some(input) = heard(train, letter) else { return };
+        let Some(input) = heard(train, letter) else { return first };
         if cancels_for_good(train, &input) {
-            train.must_come_back = true;
+            world.train(order).must_come_back = true;
         }
-        self.apply(world, order, input);
+        self.apply(world, order, input) || first
     }
 
     /// One decision is one transaction: the state, what is said, and which calls are wanted.
-    pub(crate) fn apply(&self, world: &mut World, order: usize, input: Input) {
-        let World { trains, stock, .. } = world;
-        let train = Arc::make_mut(&mut trains[order]);
+    /// Whether it changed anything.
+    pub(crate) fn apply(&self, world: &mut World, order: usize, input: Input) -> bool {
+        let train = &world.trains[order];
         let before = train.said.lengths();
-        let unexpected = &mut train.unexpected;
         match input {
-            Input::Order(input) => {
-                let decision = (self.parts.order)(&train.order, &input);
-                settle(decision, &mut train.order, &mut train.said.order, unexpected);
-            }
+            Input::Order(input) => match (self.parts.order)(&train.order, &input) {
+                Decision::Become { state, events, .. } => {
+                    let train = world.train(order);
+                    train.order = state;
+                    train.said.order.extend(events);
+                }
+                other => return world.leave(order, &other),
+            },
             Input::Inventory(input) => {
                 let step = train.inventory.clone();
-                let mut state = inventory::domain::State { step, stock: stock.clone() };
-                let decision = (self.parts.inventory)(&state, &input);
-                settle(decision, &mut state, &mut train.said.inventory, unexpected);
-                inventory::domain::State { step: train.inventory, stock: *stock } = state;
-            }
-            Input::Payment(input) => {
-                let decision = (self.parts.payment)(&train.payment, &input);
-                let said = &mut train.said.payment;
-                for call in settle(decision, &mut train.payment, said, unexpected) {
-                    want(train, call.step(), call.is_compensation());
+                let state = inventory::domain::State { step, stock: world.stock.clone() };
+                match (self.parts.inventory)(&state, &input) {
+                    Decision::Become { state, events, .. } => {
+                        world.stock = state.stock;
+                        let train = world.train(order);
+                        train.inventory = state.step;
+                        train.said.inventory.extend(events);
+                    }
+                    other => return world.leave(order, &other),
                 }
             }
-            Input::Shipping(input) => {
-                let decision = (self.parts.shipping)(&train.shipping, &input);
-                let said = &mut train.said.shipping;
-                for call in settle(decision, &mut train.shipping, said, unexpected) {
-                    want(train, call.step(), call.is_compensation());
+            Input::Payment(input) => match (self.parts.payment)(&train.payment, &input) {
+                Decision::Become { state, events, calls } => {
+                    let train = world.train(order);
+                    train.payment = state;
+                    train.said.payment.extend(events);
+                    calls.iter().for_each(|call| want(train, call.step(), call.is_compensation()));
                 }
-            }
+                other => return world.leave(order, &other),
+            },
+            Input::Shipping(input) => match (self.parts.shipping)(&train.shipping, &input) {
+                Decision::Become { state, events, calls } => {
+                    let train = world.train(order);
+                    train.shipping = state;
+                    train.said.shipping.extend(events);
+                    calls.iter().for_each(|call| want(train, call.step(), call.is_compensation()));
+                }
+                other => return world.leave(order, &other),
+            },
         }
-        post(train, before);
+        post(world.train(order), before);
+        true
     }
 
     /// One attempt, as the shell makes it: counted, then as many questions as it takes.
@@ -73,8 +90,7 @@ impl Line {
         answered: bool,
         sent: Sent,
     ) {
-        let train = world.train(order);
-        let errand = &mut train.errands[step as usize];
+        let errand = &mut world.train(order).errands[step as usize];
         let Slot::Open(mut call) = errand.slot else { return };
         let policy = Policy {
             attempts_max: self.attempts_max,
@@ -107,28 +123,19 @@ impl Line {
         if let Some(input) = meaning(step, &settled) {
             self.apply(world, order, input);
         } else {
-            train.unexpected = true;
+            world.train(order).unexpected = true;
         }
     }
 }
 
-fn settle<S, E, C, R>(
-    decision: Decision<S, E, C, R>,
-    slot: &mut S,
-    said: &mut Vec<E>,
-    unexpected: &mut bool,
-) -> Vec<C> {
-    match decision {
-        Decision::Become { state, events, calls } => {
-            *slot = state;
-            said.extend(events);
-            calls
+impl World {
+    /// A decision that changes nothing, but for the alarm when it was of what cannot be.
+    fn leave<S, E, C, R>(&mut self, order: usize, decision: &Decision<S, E, C, R>) -> bool {
+        let unexpected = matches!(decision, Decision::Unexpected(_));
+        if unexpected {
+            self.train(order).unexpected = true;
         }
-        Decision::Unchanged | Decision::Rejected(_) => Vec::new(),
-        Decision::Unexpected(_) => {
-            *unexpected = true;
-            Vec::new()
-        }
+        unexpected
     }
 }
 

@@ -61,8 +61,8 @@ impl Desk<Inventory> for Shelves {
                 let (sku, delta) = (sku.clone(), available - before);
                 self.counts.push(Count { change_id: subject, sku, delta, available });
             }
-            let shelf = self.stock.entry(sku).or_insert(Shelf { loaded: None, available: 0 });
-            shelf.available = available;
+            let line = self.stock.entry(sku).or_insert(Shelf { loaded: None, available: 0 });
+            line.available = available;
         }
         self.reservations.replace(subject, state.step, events)
     }

@@ -43,10 +43,9 @@ impl Effects {
         let release_wanted = said("ReleaseInventory") || declined || refunded;
         let rejected = said("InventoryRejected");
         let cancelled = matches!(status, Status::Cancelled(_));
-        // The train never got so far.
-        let never = |reached: bool, turned_before: bool| match reached {
-            false if turned_before || cancelled => Effect::NotNeeded,
-            _ => Effect::Pending,
+        // A train that was turned round before it got here never comes.
+        let ahead = |turned_before: bool| {
+            if turned_before || cancelled { Effect::NotNeeded } else { Effect::Pending }
         };
         Self {
             inventory: match () {
@@ -61,12 +60,12 @@ impl Effects {
                 () if declined => Effect::Refused,
                 () if failed => Effect::Undoing,
                 () if captured => Effect::Done,
-                () => never(captured, rejected || released),
+                () => ahead(rejected || released),
             },
             shipping: match () {
                 () if booked => Effect::Done,
                 () if failed => Effect::Refused,
-                () => never(booked, rejected || declined || refunded || released),
+                () => ahead(rejected || declined || refunded || released),
             },
         }
     }

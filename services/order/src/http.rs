@@ -32,7 +32,7 @@ async fn place(Shared(app): Shared<App<Order>>, request: Command) -> Result<Answ
 }
 
 fn placed(state: Result<&State, &Rejection>, asked: &Asked<'_>) -> Result<Answer, Problem> {
-    state.map_err(problem)?;
+    state.map_err(|why| problem(*why))?;
     let Effects { inventory, payment, shipping } = Effects::PENDING;
     let url = status_url(asked.subject);
     let body = json!({
@@ -58,7 +58,7 @@ async fn cancel(
 
 /// 202 while it is open, 200 with the truth when it is over.
 fn cancelling(state: Result<&State, &Rejection>, asked: &Asked<'_>) -> Result<Answer, Problem> {
-    let State::Known(_, status) = state.map_err(problem)? else {
+    let State::Known(_, status) = state.map_err(|why| problem(*why))? else {
         return Err(Code::NotFound.into());
     };
     let code = match status {
@@ -81,9 +81,11 @@ async fn show(
     Path(order_id): Path<Uuid>,
 ) -> Result<Answer, Problem> {
     let caller = Caller::default();
-    let found = store::find(app.reads(), caller.as_str(), order_id).await.map_err(unavailable)?;
+    let found = store::find(app.reads(), caller.as_str(), order_id)
+        .await
+        .map_err(|error| unavailable(&error))?;
     let Some(shown) = found else { return Err(Code::NotFound.into()) };
-    let told = store::timeline(app.reads(), order_id).await.map_err(unavailable)?;
+    let told = store::timeline(app.reads(), order_id).await.map_err(|error| unavailable(&error))?;
     let effects = Effects::of(&shown.status, told.iter().map(|told| told.kind.as_str()));
     let mut body = summary(order_id, &shown.status);
     body["effects"] = json!({
@@ -105,11 +107,13 @@ async fn timeline(
     Path(order_id): Path<Uuid>,
 ) -> Result<Answer, Problem> {
     let caller = Caller::default();
-    let found = store::find(app.reads(), caller.as_str(), order_id).await.map_err(unavailable)?;
+    let found = store::find(app.reads(), caller.as_str(), order_id)
+        .await
+        .map_err(|error| unavailable(&error))?;
     if found.is_none() {
         return Err(Code::NotFound.into());
     }
-    let told = store::timeline(app.reads(), order_id).await.map_err(unavailable)?;
+    let told = store::timeline(app.reads(), order_id).await.map_err(|error| unavailable(&error))?;
     let items: Vec<Value> = in_causal_order(told).iter().map(item).collect();
     Answer::json(StatusCode::OK, &json!({"order_id": order_id, "items": items}))
 }
@@ -168,7 +172,7 @@ fn status_url(order_id: Uuid) -> String {
     format!("/v1/orders/{order_id}")
 }
 
-fn problem(why: &Rejection) -> Problem {
+fn problem(why: Rejection) -> Problem {
     match why {
         Rejection::NotFound => Code::NotFound.into(),
         Rejection::Empty | Rejection::NotPayable => Code::ValidationFailed.into(),
@@ -176,7 +180,7 @@ fn problem(why: &Rejection) -> Problem {
 }
 
 /// A read that failed says nothing about the order.
-fn unavailable(error: ::store::Error) -> Problem {
+fn unavailable(error: &::store::Error) -> Problem {
     tracing::warn!(%error, "a read failed");
     Code::Unavailable.into()
 }

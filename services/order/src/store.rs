@@ -48,12 +48,12 @@ pub(crate) async fn load(
     .await?;
     let loaded = rows.into_iter().map(|row| {
         let (order_id, version, said) = (row.order_id, row.version, row.said);
-        Ok((order_id, state(row)?, version, said))
+        Ok((order_id, state(&row)?, version, said))
     });
     Ok(Rows::new(loaded.collect::<Result<Vec<_>, Error>>()?))
 }
 
-fn state(row: OrderRow) -> Result<State, Error> {
+fn state(row: &OrderRow) -> Result<State, Error> {
     let broken = |what: &str| Error::Wait(format!("order {}: {what} cannot be read", row.order_id));
     let currency: Currency = row.currency.parse().map_err(|_| broken("currency"))?;
     let order = Order {
@@ -237,7 +237,7 @@ pub(crate) async fn find(
             .await?;
     let Some(row) = row else { return Ok(None) };
     let (created_at, updated_at) = (row.created_at, row.updated_at);
-    match state(row)? {
+    match state(&row)? {
         State::Known(order, status) => Ok(Some(Shown { order, status, created_at, updated_at })),
         State::Absent => Ok(None),
     }
