@@ -106,3 +106,76 @@ impl Db {
         self.autocommit.close().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    const ROUNDS: i64 = 440;
+    const CANCEL_AFTER_MAX: Duration = Duration::from_millis(1);
+
+    /// A database whose pool for transactions has a single connection: what one caller leaves
+    /// behind, the next one finds.
+    async fn single() -> anyhow::Result<(testkit::Database, Db)> {
+        let database = testkit::database("lamp").await?;
+        let mut owner = PgConnection::connect(&database.owner_url).await?;
+        sqlx::query("create table kept (number bigint)").execute(&mut owner).await?;
+        let db = Db::try_new(&Config {
+            url: database.app_url.clone(),
+            application_name: "test".to_owned(),
+            write_connections_max: 1,
+            autocommit_connections_max: 1,
+        })?;
+        Ok((database, db))
+    }
+
+    /// Starts `doomed` on another thread and drops it after a time that grows with each round.
+    /// Every insert that is acknowledged afterwards must be there in the end.
+    async fn cancel_and_insert<T: Send + 'static>(
+        db: &Db,
+        doomed: impl Fn() -> tokio::task::JoinHandle<T>,
+    ) -> anyhow::Result<i64> {
+        let step = CANCEL_AFTER_MAX / u32::try_from(ROUNDS)?;
+        for round in 0..ROUNDS {
+            let task = doomed();
+            let begun = Instant::now();
+            // Shorter than any timer's tick.
+            while begun.elapsed() < step * u32::try_from(round)? {
+                std::hint::spin_loop();
+            }
+            task.abort();
+            drop(task.await);
+            sqlx::query("insert into kept values ($1)").bind(round).execute(&db.writes).await?;
+        }
+        db.writes.close().await;
+        Ok(sqlx::query_scalar("select count(*) from kept").fetch_one(&db.autocommit).await?)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_caller_that_is_dropped_while_it_begins_loses_no_later_write() -> anyhow::Result<()> {
+        let (_database, db) = single().await?;
+        let kept = cancel_and_insert(&db, || {
+            let db = db.clone();
+            tokio::spawn(async move { db.with_tx(async |_| Ok(())).await })
+        });
+        assert_eq!(kept.await?, ROUNDS);
+        Ok(())
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn even_a_bare_begin_that_is_dropped_leaves_no_transaction_open() -> anyhow::Result<()> {
+        let (_database, db) = single().await?;
+        let kept = cancel_and_insert(&db, || {
+            let pool = db.writes.clone();
+            tokio::spawn(async move {
+                #[expect(clippy::disallowed_methods, reason = "what the pool's own care is for")]
+                let begun = pool.begin().await;
+                begun?.commit().await
+            })
+        });
+        assert_eq!(kept.await?, ROUNDS);
+        Ok(())
+    }
+}
