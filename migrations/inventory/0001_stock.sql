@@ -8,8 +8,7 @@ create table reservations (
     -- 1 barred, 2 reserved, 3 rejected, 4 released
     status smallint not null check (status between 1 and 4),
     held bytea,                     -- units by SKU, while they are held
-    reason_code text,
-    reason_service text,
+    reason text,                    -- code@service
     version int not null,
     said int not null,
     updated_at timestamptz not null default now(),

@@ -10,14 +10,13 @@ create table orders (
     -- 1 pending, 2 cancelling, 3 confirmed, 4 confirmed although a cancel was on its way,
     -- 5 cancelled
     status smallint not null check (status between 1 and 5),
-    reason_code text,
-    reason_service text,
+    reason text,                    -- code@service
     version int not null,
     said int not null,
     deadline_at timestamptz not null,   -- set once: the index on it keeps updates HOT
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
-    check ((status in (2, 5)) = (reason_code is not null))
+    check ((status in (2, 5)) = (reason is not null))
 ) with (fillfactor = 85);
 create index on orders (deadline_at);
 

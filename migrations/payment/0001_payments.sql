@@ -7,8 +7,7 @@ create table payments (
     payment_method text,
     ship_to bytea,                  -- only while it has to be passed on
     provider_ref text,
-    reason_code text,
-    reason_service text,
+    reason text,                    -- code@service
     version int not null,
     said int not null,
     updated_at timestamptz not null default now(),

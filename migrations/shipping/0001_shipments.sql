@@ -3,8 +3,7 @@ create table shipments (
     -- 1 barred, 2 booking, 3 booked, 4 failed
     status smallint not null check (status between 1 and 4),
     tracking_ref text,
-    reason_code text,
-    reason_service text,
+    reason text,                    -- code@service
     version int not null,
     said int not null,
     updated_at timestamptz not null default now(),

@@ -77,7 +77,7 @@ pub enum Action {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct World {
     pub trains: Vec<Arc<Train>>,
-    pub stock: Units,
+    pub stock: Arc<Units>,
     /// Of each SKU.
     pub units_at_first: i64,
 }
@@ -89,7 +89,7 @@ impl Model for Line {
     fn init_states(&self) -> Vec<World> {
         let world = |&units: &i64| World {
             trains: vec![Arc::default(); self.orders],
-            stock: self.skus.iter().map(|sku| ((*sku).to_owned(), units)).collect(),
+            stock: Arc::new(self.skus.iter().map(|sku| ((*sku).to_owned(), units)).collect()),
             units_at_first: units,
         };
         self.stock.iter().map(world).collect()
@@ -134,7 +134,7 @@ impl Model for Line {
                 let before = world.trains[order].clone();
                 self.deliver(&mut world, order, letter);
                 let train = world.train(order);
-                train.said.clone_from(&before.said);
+                train.said = Arc::clone(&before.said);
                 train.sent = before.sent;
             }
             Action::SetAside(order, letter) => world.train(order).aside = Some(letter),
@@ -177,6 +177,36 @@ impl World {
 }
 
 impl Line {
+    /// One order of two lines, and everything that may happen to it.
+    pub const fn one_order(parts: Parts) -> Self {
+        Self {
+            parts,
+            orders: 1,
+            skus: &["a", "b"],
+            stock: &[1, 0],
+            attempts_max: 3,
+            sends: Sent::ALL,
+            deadline: true,
+            keys_are_forgotten: true,
+            letters_are_set_aside: true,
+        }
+    }
+
+    /// Two orders that want the same last unit, and less going wrong with each.
+    pub const fn two_orders(parts: Parts) -> Self {
+        Self {
+            orders: 2,
+            skus: &["a"],
+            stock: &[1],
+            attempts_max: 2,
+            sends: &[Sent::Applied, Sent::AppliedAnswerLost, Sent::Refused, Sent::LandsLate],
+            deadline: false,
+            keys_are_forgotten: false,
+            letters_are_set_aside: false,
+            ..Self::one_order(parts)
+        }
+    }
+
     fn moves(&self, order: usize, train: &Train, actions: &mut Vec<Action>) {
         use order::domain::{State, Status};
         if matches!(&train.order, State::Known(_, Status::Pending)) {

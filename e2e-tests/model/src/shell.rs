@@ -1,6 +1,8 @@
 //! Owns what one transaction and one attempt do to an order, as the production shell does it.
 //! Refuses to choose which comes next.
 
+use std::sync::Arc;
+
 use calls::{CallState, Heard, Next, Policy};
 use saga::{Decision, LookUp, Outcome, Settled};
 
@@ -41,19 +43,20 @@ impl Line {
                 Decision::Become { state, events, .. } => {
                     let train = world.train(order);
                     train.order = state;
-                    train.said.order.extend(events);
+                    train.saying().order.extend(events);
                 }
                 other => return world.leave(order, &other),
             },
             Input::Inventory(input) => {
                 let step = train.inventory.clone();
-                let state = inventory::domain::State { step, stock: world.stock.clone() };
+                let stock = (*world.stock).clone();
+                let state = inventory::domain::State { step, stock };
                 match (self.parts.inventory)(&state, &input) {
                     Decision::Become { state, events, .. } => {
-                        world.stock = state.stock;
+                        world.stock = Arc::new(state.stock);
                         let train = world.train(order);
                         train.inventory = state.step;
-                        train.said.inventory.extend(events);
+                        train.saying().inventory.extend(events);
                     }
                     other => return world.leave(order, &other),
                 }
@@ -62,8 +65,10 @@ impl Line {
                 Decision::Become { state, events, calls } => {
                     let train = world.train(order);
                     train.payment = state;
-                    train.said.payment.extend(events);
-                    calls.iter().for_each(|call| want(train, call.step(), call.is_compensation()));
+                    train.saying().payment.extend(events);
+                    for call in calls {
+                        want(train, call.step(), call.is_compensation());
+                    }
                 }
                 other => return world.leave(order, &other),
             },
@@ -71,8 +76,10 @@ impl Line {
                 Decision::Become { state, events, calls } => {
                     let train = world.train(order);
                     train.shipping = state;
-                    train.said.shipping.extend(events);
-                    calls.iter().for_each(|call| want(train, call.step(), call.is_compensation()));
+                    train.saying().shipping.extend(events);
+                    for call in calls {
+                        want(train, call.step(), call.is_compensation());
+                    }
                 }
                 other => return world.leave(order, &other),
             },

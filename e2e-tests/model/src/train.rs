@@ -1,6 +1,8 @@
 //! Owns everything that is known of one order: in the services, on its way, and out at the
 //! providers. Refuses to move it.
 
+use std::sync::Arc;
+
 use calls::CallState;
 use contracts::{inventory as stock, order as orders, payment as money, shipping as parcels};
 use saga::LookUp;
@@ -65,6 +67,7 @@ impl Letters {
         self.0 |= Self::bit(letter);
     }
 
+    #[must_use]
     pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
@@ -158,7 +161,7 @@ pub struct Train {
     pub inventory: inventory::domain::Step,
     pub payment: payment::domain::State,
     pub shipping: shipping::domain::State,
-    pub said: Said,
+    pub said: Arc<Said>,
     /// To whom anything said matters.
     pub sent: Letters,
     pub handled: Letters,
@@ -180,6 +183,10 @@ impl Train {
 
     pub const fn effects(&self, step: Step) -> usize {
         self.errand(step).ledger.len()
+    }
+
+    pub(crate) fn saying(&mut self) -> &mut Said {
+        Arc::make_mut(&mut self.said)
     }
 
     /// Nothing more can happen by itself, but for what somebody has set aside.

@@ -13,10 +13,7 @@ use chassis::Service;
 use contracts::Reason;
 use contracts::inventory::Event;
 use domain::{Heard, Input, NAME, State, Step};
-use metrics::counter;
 use saga::{Decision, Participant, Settled};
-use sqlx::PgConnection;
-use telemetry::names;
 use uuid::Uuid;
 
 #[derive(Debug)]
@@ -41,30 +38,8 @@ impl Participant for Inventory {
 }
 
 impl Service for Inventory {
-    type Desk = store::Shelves;
-
     /// Batches that share a SKU wait for each other's commit anyway.
     const LANES: usize = 1;
-
-    fn migrations() -> ::store::Migrations {
-        static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/inventory");
-        &MIGRATIONS
-    }
-
-    async fn load(
-        tx: &mut PgConnection,
-        batch: &[(Uuid, &Input)],
-    ) -> Result<store::Shelves, ::store::Error> {
-        store::Shelves::load(tx, batch).await
-    }
-
-    async fn save(
-        &self,
-        tx: &mut PgConnection,
-        shelves: &store::Shelves,
-    ) -> Result<(), ::store::Error> {
-        shelves.save(tx).await
-    }
 
     fn wanted(_: Uuid, call: &Infallible) -> calls::Wanted {
         match *call {}
@@ -80,10 +55,6 @@ impl Service for Inventory {
             (_, Step::Rejected) => Reason::OUT_OF_STOCK.into(),
             _ => return,
         };
-        counter!(
-            names::COMPENSATIONS,
-            "service" => NAME, "reason" => thrown, "phase" => "started"
-        )
-        .increment(1);
+        telemetry::count_compensation(NAME, thrown, "started");
     }
 }

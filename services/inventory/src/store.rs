@@ -4,8 +4,9 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use chassis::{Desk, Row, Rows};
+use chassis::{Desk, Rows, Stored};
 use contracts::Reason;
+use sqlx::migrate::Migrator;
 use sqlx::{PgConnection, PgPool};
 use store::{Error, all_saved, column};
 use uuid::Uuid;
@@ -40,8 +41,7 @@ struct ReservationRow {
     order_id: Uuid,
     status: i16,
     held: Option<Vec<u8>>,
-    reason_code: Option<String>,
-    reason_service: Option<String>,
+    reason: Option<String>,
     version: i32,
     said: i32,
 }
@@ -72,12 +72,18 @@ impl Shelves {
     fn available(&self, sku: &str) -> i64 {
         self.stock.get(sku).map_or(0, |shelf| shelf.available)
     }
+}
+
+impl Stored for Inventory {
+    type Desk = Shelves;
+
+    fn migrations() -> store::Migrations {
+        static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/inventory");
+        &MIGRATIONS
+    }
 
     /// Two round trips: which SKUs a release concerns is in the reservations.
-    pub(crate) async fn load(
-        tx: &mut PgConnection,
-        batch: &[(Uuid, &Input)],
-    ) -> Result<Self, Error> {
+    async fn load(tx: &mut PgConnection, batch: &[(Uuid, &Input)]) -> Result<Shelves, Error> {
         let rows: Vec<ReservationRow> = sqlx::query_as(
             "select * from reservations where order_id = any($1::uuid[])
               order by order_id for update",
@@ -85,12 +91,8 @@ impl Shelves {
         .bind(column(batch, |(order_id, _)| *order_id))
         .fetch_all(&mut *tx)
         .await?;
-        let loaded = rows.into_iter().map(|row| {
-            let (order_id, version, said) = (row.order_id, row.version, row.said);
-            let broken = || Error::Wait(format!("reservation {order_id} cannot be read back"));
-            Ok((order_id, step(row).ok_or_else(broken)?, version, said))
-        });
-        let reservations = Rows::new(loaded.collect::<Result<Vec<_>, Error>>()?);
+        let loaded = rows.into_iter().map(|row| (row.order_id, row.version, row.said, step(row)));
+        let reservations = Rows::read(loaded)?;
         // A release may follow its reservation within the batch, so those lines count too.
         let wanted: BTreeSet<&str> = (batch.iter())
             .flat_map(|(order_id, input)| skus(reservations.state(*order_id), input))
@@ -104,73 +106,52 @@ impl Shelves {
         let stock = (stock.into_iter())
             .map(|(sku, available)| (sku, Shelf { loaded: Some(available), available }))
             .collect();
-        Ok(Self { reservations, stock, counts: Vec::new() })
-    }
-
-    pub(crate) async fn save(&self, tx: &mut PgConnection) -> Result<(), Error> {
-        let changed: Vec<_> = self.reservations.changed();
-        let orders: Vec<_> =
-            changed.into_iter().filter(|(_, row)| row.state != Step::Counted).collect();
-        let shelves: Vec<_> = (self.stock.iter())
-            .filter(|(_, shelf)| shelf.loaded != Some(shelf.available))
-            .collect();
-        if orders.is_empty() && shelves.is_empty() && self.counts.is_empty() {
-            return Ok(());
-        }
-        let saved = self.write(tx, &orders, &shelves).await?;
-        all_saved(saved, orders.len() + shelves.len() + self.counts.len())
+        Ok(Shelves { reservations, stock, counts: Vec::new() })
     }
 
     /// The stock rows that were there are locked; one that was not may have been made since, and
     /// then it comes short.
-    async fn write(
-        &self,
-        tx: &mut PgConnection,
-        orders: &[(Uuid, &Row<Step>)],
-        shelves: &[(&String, &Shelf)],
-    ) -> Result<i64, Error> {
-        let reason = |step| columns(step).2;
-        Ok(sqlx::query_scalar(SAVE)
-            .bind(column(orders, |(order_id, _)| *order_id))
-            .bind(column(orders, |(_, row)| columns(&row.state).0))
-            .bind(column(orders, |(_, row)| columns(&row.state).1))
-            .bind(column(orders, |(_, row)| reason(&row.state).map(|reason| &*reason.code)))
-            .bind(column(orders, |(_, row)| reason(&row.state).map(|reason| &*reason.service)))
-            .bind(column(orders, |(_, row)| row.said))
-            .bind(column(orders, |(_, row)| row.version))
-            .bind(column(shelves, |(sku, _)| sku.as_str()))
-            .bind(column(shelves, |(_, shelf)| shelf.available))
-            .bind(column(shelves, |(_, shelf)| shelf.loaded.is_none()))
-            .bind(column(&self.counts, |count| count.change_id))
-            .bind(column(&self.counts, |count| count.sku.as_str()))
-            .bind(column(&self.counts, |count| count.delta))
-            .bind(column(&self.counts, |count| count.available))
+    async fn save(&self, tx: &mut PgConnection, shelves: &Shelves) -> Result<(), Error> {
+        let mut orders = shelves.reservations.changed();
+        orders.retain(|(_, row)| row.state != Step::Counted);
+        let moved: Vec<_> = (shelves.stock.iter())
+            .filter(|(_, shelf)| shelf.loaded != Some(shelf.available))
+            .collect();
+        let counts = &shelves.counts;
+        if orders.is_empty() && moved.is_empty() && counts.is_empty() {
+            return Ok(());
+        }
+        let saved: i64 = sqlx::query_scalar(SAVE)
+            .bind(column(&orders, |(order_id, _)| *order_id))
+            .bind(column(&orders, |(_, row)| columns(&row.state).0))
+            .bind(column(&orders, |(_, row)| columns(&row.state).1))
+            .bind(column(&orders, |(_, row)| columns(&row.state).2))
+            .bind(column(&orders, |(_, row)| row.version + 1))
+            .bind(column(&orders, |(_, row)| row.said))
+            .bind(column(&moved, |(sku, _)| sku.as_str()))
+            .bind(column(&moved, |(_, shelf)| shelf.available))
+            .bind(column(&moved, |(_, shelf)| shelf.loaded.is_none()))
+            .bind(column(counts, |count| count.change_id))
+            .bind(column(counts, |count| count.sku.as_str()))
+            .bind(column(counts, |count| count.delta))
+            .bind(column(counts, |count| count.available))
             .fetch_one(tx)
-            .await?)
+            .await?;
+        all_saved(saved.unsigned_abs(), orders.len() + moved.len() + counts.len())
     }
 }
 
 const SAVE: &str = "
-with s as (
-    select * from unnest($1::uuid[], $2::smallint[], $3::bytea[], $4::text[], $5::text[],
-                         $6::int[], $7::int[])
-        as t(order_id, status, held, reason_code, reason_service, said, was)
-), created as (
-    insert into reservations (order_id, status, held, reason_code, reason_service, version, said)
-    select order_id, status, held, reason_code, reason_service, 1, said
-      from s where was = 0 order by order_id
-    on conflict do nothing
-    returning 1
-), changed as (
-    update reservations r
-       set status = s.status, held = s.held, reason_code = s.reason_code,
-           reason_service = s.reason_service, version = s.was + 1, said = s.said,
-           updated_at = now()
-      from s
-     where s.was > 0 and r.order_id = s.order_id and r.version = s.was
+with saved as (
+    insert into reservations as r (order_id, status, held, reason, version, said)
+    select * from unnest($1::uuid[], $2::smallint[], $3::bytea[], $4::text[], $5::int[], $6::int[])
+    on conflict (order_id) do update
+       set status = excluded.status, held = excluded.held, reason = excluded.reason,
+           version = excluded.version, said = excluded.said, updated_at = now()
+     where r.version = excluded.version - 1
     returning 1
 ), shelf as (
-    select * from unnest($8::text[], $9::bigint[], $10::boolean[]) as t(sku, available, is_new)
+    select * from unnest($7::text[], $8::bigint[], $9::boolean[]) as t(sku, available, is_new)
 ), stocked as (
     insert into stock (sku, available)
     select sku, available from shelf where is_new order by sku
@@ -182,20 +163,16 @@ with s as (
     returning 1
 ), counted as (
     insert into stock_changes (change_id, sku, delta, available)
-    select * from unnest($11::uuid[], $12::text[], $13::bigint[], $14::bigint[])
+    select * from unnest($10::uuid[], $11::text[], $12::bigint[], $13::bigint[])
     returning 1
 )
-select (select count(*) from created) + (select count(*) from changed)
-     + (select count(*) from stocked) + (select count(*) from moved)
-     + (select count(*) from counted)";
+select (select count(*) from saved) + (select count(*) from stocked)
+     + (select count(*) from moved) + (select count(*) from counted)";
 
 /// `None`: a row that no code of ours has written.
 fn step(row: ReservationRow) -> Option<Step> {
     Some(match row.status {
-        1 => Step::Barred(Reason {
-            code: row.reason_code?.into(),
-            service: row.reason_service?.into(),
-        }),
+        1 => Step::Barred(row.reason?.parse::<Reason>().ok()?),
         2 => Step::Reserved(serde_json::from_slice::<Units>(&row.held?).ok()?),
         3 => Step::Rejected,
         4 => Step::Released,
@@ -204,11 +181,11 @@ fn step(row: ReservationRow) -> Option<Step> {
 }
 
 /// Status, units held and reason of a step.
-fn columns(step: &Step) -> (i16, Option<Vec<u8>>, Option<&Reason>) {
+fn columns(step: &Step) -> (i16, Option<Vec<u8>>, Option<String>) {
     match step {
         // Never saved here: a decision turns to something, and a count has a table of its own.
         Step::Absent | Step::Counted => (0, None, None),
-        Step::Barred(why) => (1, None, Some(why)),
+        Step::Barred(why) => (1, None, Some(why.to_string())),
         Step::Reserved(held) => {
             (2, Some(serde_json::to_vec(held).expect("strings and integers")), None)
         }

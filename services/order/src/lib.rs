@@ -12,13 +12,11 @@ mod store;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use chassis::{Due, Rows, Service, View};
-use chrono::{DateTime, Utc};
+use chassis::Service;
 use contracts::order::Event;
 use domain::{Heard, Input, NAME, Rejection, State, Status};
 use metrics::counter;
 use saga::{Decision, Participant, Settled};
-use sqlx::PgConnection;
 use telemetry::names;
 use uuid::Uuid;
 
@@ -47,24 +45,6 @@ impl Participant for Order {
 }
 
 impl Service for Order {
-    type Desk = Rows<State>;
-
-    fn migrations() -> ::store::Migrations {
-        static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/order");
-        &MIGRATIONS
-    }
-
-    async fn load(
-        tx: &mut PgConnection,
-        batch: &[(Uuid, &Input)],
-    ) -> Result<Rows<State>, ::store::Error> {
-        store::load(tx, batch).await
-    }
-
-    async fn save(&self, tx: &mut PgConnection, desk: &Rows<State>) -> Result<(), ::store::Error> {
-        store::save(tx, desk, self.deadline).await
-    }
-
     fn wanted(_: Uuid, call: &Infallible) -> calls::Wanted {
         match *call {}
     }
@@ -86,29 +66,10 @@ impl Service for Order {
                     "outcome" => "cancelled", "reason" => reason.code.clone()
                 )
                 .increment(1);
-                counter!(
-                    names::COMPENSATIONS,
-                    "service" => reason.service.clone(), "reason" => reason.code.clone(),
-                    "phase" => "finished"
-                )
-                .increment(1);
+                let (service, code) = (reason.service.clone(), reason.code.clone());
+                telemetry::count_compensation(service, code, "finished");
             }
             Status::Pending | Status::Cancelling(_) => {}
         }
-    }
-
-    async fn due(
-        connection: &mut PgConnection,
-        mark: Option<DateTime<Utc>>,
-    ) -> Result<Due<Input>, ::store::Error> {
-        store::expired(connection, mark).await
-    }
-
-    fn views() -> Vec<View> {
-        vec![View {
-            group: "order-view",
-            producers: &["order", "inventory", "payment", "shipping"],
-            insert: |tx, seen| Box::pin(store::insert_timeline(tx, seen)),
-        }]
     }
 }

@@ -1,12 +1,12 @@
 //! Owns the rows of orders and of their timeline: the only SQL of this service. Refuses to decide.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use chassis::{Due, Rows, Seen};
+use chassis::{Due, Rows, Seen, Stored, View};
 use chrono::{DateTime, Utc};
 use contracts::{Currency, Money, PaymentMethod, Reason};
 use saga::Trace;
+use sqlx::migrate::Migrator;
 use sqlx::{PgConnection, PgPool};
 use store::{Error, all_saved, column};
 use uuid::Uuid;
@@ -28,53 +28,130 @@ struct OrderRow {
     payment_method: String,
     ship_to: Vec<u8>,
     status: i16,
-    reason_code: Option<String>,
-    reason_service: Option<String>,
+    reason: Option<String>,
     version: i32,
     said: i32,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
 }
 
-pub(crate) async fn load(
-    tx: &mut PgConnection,
-    batch: &[(Uuid, &Input)],
-) -> Result<Rows<State>, Error> {
-    let rows: Vec<OrderRow> = sqlx::query_as(
-        "select * from orders where order_id = any($1::uuid[]) order by order_id for update",
-    )
-    .bind(column(batch, |(order_id, _)| *order_id))
-    .fetch_all(tx)
-    .await?;
-    let loaded = rows.into_iter().map(|row| {
-        let (order_id, version, said) = (row.order_id, row.version, row.said);
-        Ok((order_id, state(&row)?, version, said))
-    });
-    Ok(Rows::new(loaded.collect::<Result<Vec<_>, Error>>()?))
+impl Stored for crate::Order {
+    type Desk = Rows<State>;
+
+    fn migrations() -> store::Migrations {
+        static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/order");
+        &MIGRATIONS
+    }
+
+    async fn load(tx: &mut PgConnection, batch: &[(Uuid, &Input)]) -> Result<Rows<State>, Error> {
+        let rows: Vec<OrderRow> = sqlx::query_as(
+            "select * from orders where order_id = any($1::uuid[]) order by order_id for update",
+        )
+        .bind(column(batch, |(order_id, _)| *order_id))
+        .fetch_all(tx)
+        .await?;
+        Rows::read(rows.iter().map(|row| (row.order_id, row.version, row.said, state(row))))
+    }
+
+    /// What an order is never changes, so only its status is updated.
+    async fn save(&self, tx: &mut PgConnection, desk: &Rows<State>) -> Result<(), Error> {
+        let changed = desk.changed();
+        let known: Vec<_> = (changed.iter())
+            .filter_map(|(id, row)| match &row.state {
+                State::Known(order, status) => Some((*id, &**order, columns(status), *row)),
+                State::Absent => None,
+            })
+            .collect();
+        if known.is_empty() {
+            return Ok(());
+        }
+        let saved = sqlx::query(
+            "insert into orders as o (order_id, caller, customer_id, lines, amount_minor, currency,
+                                      payment_method, ship_to, status, reason, version, said,
+                                      deadline_at)
+             select t.*, now() + $13::interval
+               from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::bigint[],
+                           $6::text[], $7::text[], $8::bytea[], $9::smallint[], $10::text[],
+                           $11::int[], $12::int[]) as t
+             on conflict (order_id) do update
+                set status = excluded.status, reason = excluded.reason,
+                    version = excluded.version, said = excluded.said, updated_at = now()
+              where o.version = excluded.version - 1",
+        )
+        .bind(column(&known, |(id, ..)| *id))
+        .bind(column(&known, |(_, order, ..)| order.caller.as_str()))
+        .bind(column(&known, |(_, order, ..)| order.customer_id.as_str()))
+        .bind(column(&known, |(_, order, ..)| json(&order.lines)))
+        .bind(column(&known, |(_, order, ..)| order.total.amount_minor))
+        .bind(column(&known, |(_, order, ..)| order.total.currency.as_str()))
+        .bind(column(&known, |(_, order, ..)| order.payment_method.0.as_str()))
+        .bind(column(&known, |(_, order, ..)| json(&order.ship_to)))
+        .bind(column(&known, |(_, _, (status, _), _)| *status))
+        .bind(column(&known, |(_, _, (_, reason), _)| reason.map(Reason::to_string)))
+        .bind(column(&known, |(.., row)| row.version + 1))
+        .bind(column(&known, |(.., row)| row.said))
+        .bind(self.deadline)
+        .execute(tx)
+        .await?;
+        all_saved(saved.rows_affected(), known.len())
+    }
+
+    /// Orders whose time was up since `mark` and that are still on their way, each with the trace
+    /// that it was placed in.
+    async fn due(
+        connection: &mut PgConnection,
+        mark: Option<DateTime<Utc>>,
+    ) -> Result<Due<Input>, Error> {
+        let since = mark.map(|mark| mark - chrono::Duration::seconds(MARK_SLACK_SECONDS));
+        let rows: Vec<(DateTime<Utc>, Option<Uuid>, Option<String>)> = sqlx::query_as(
+            "select c.now, o.order_id, convert_from(e.headers, 'UTF8')::json ->> 'traceparent'
+               from (select now()) c
+               left join orders o
+                 on o.deadline_at <= c.now and o.deadline_at > coalesce($1, '-infinity')
+                and o.status = 1
+               left join timeline t on t.order_id = o.order_id and t.type = 'OrderPlaced'
+               left join events e on e.id = t.event_id",
+        )
+        .bind(since)
+        .fetch_all(connection)
+        .await?;
+        let mark = rows.first().map(|(now, ..)| *now);
+        let inputs = rows.into_iter().filter_map(|(_, order_id, traceparent)| {
+            let trace = traceparent.map(|traceparent| Trace { traceparent, ..Trace::default() });
+            Some((order_id?, Input::Expire, trace))
+        });
+        Ok(Due { mark, inputs: inputs.collect() })
+    }
+
+    fn views() -> Vec<View> {
+        vec![View {
+            group: "order-view",
+            producers: &["order", "inventory", "payment", "shipping"],
+            insert: |tx, seen| Box::pin(insert_timeline(tx, seen)),
+        }]
+    }
 }
 
-fn state(row: &OrderRow) -> Result<State, Error> {
-    let broken = |what: &str| Error::Wait(format!("order {}: {what} cannot be read", row.order_id));
-    let currency: Currency = row.currency.parse().map_err(|_| broken("currency"))?;
+/// `None`: a row that no code of ours has written.
+fn state(row: &OrderRow) -> Option<State> {
     let order = Order {
-        lines: serde_json::from_slice(&row.lines).map_err(|_| broken("lines"))?,
-        ship_to: serde_json::from_slice(&row.ship_to).map_err(|_| broken("ship_to"))?,
-        total: Money::new(row.amount_minor, currency),
+        lines: serde_json::from_slice(&row.lines).ok()?,
+        ship_to: serde_json::from_slice(&row.ship_to).ok()?,
+        total: Money::new(row.amount_minor, row.currency.parse::<Currency>().ok()?),
         payment_method: PaymentMethod(row.payment_method.clone()),
         caller: row.caller.clone(),
         customer_id: row.customer_id.clone(),
     };
-    let reason = row.reason_code.clone().zip(row.reason_service.clone());
-    let reason = reason.map(|(code, by)| Reason { code: code.into(), service: by.into() });
-    let status = match (row.status, reason) {
-        (1, _) => Status::Pending,
-        (2, Some(reason)) => Status::Cancelling(reason),
-        (3, _) => Status::Confirmed { too_late: false },
-        (4, _) => Status::Confirmed { too_late: true },
-        (5, Some(reason)) => Status::Cancelled(reason),
-        _ => return Err(broken("status")),
+    let reason = row.reason.as_deref().and_then(|reason| reason.parse::<Reason>().ok());
+    let status = match row.status {
+        1 => Status::Pending,
+        2 => Status::Cancelling(reason?),
+        3 => Status::Confirmed { too_late: false },
+        4 => Status::Confirmed { too_late: true },
+        5 => Status::Cancelled(reason?),
+        _ => return None,
     };
-    Ok(State::Known(Arc::new(order), status))
+    Some(State::Known(Arc::new(order), status))
 }
 
 fn columns(status: &Status) -> (i16, Option<&Reason>) {
@@ -87,98 +164,8 @@ fn columns(status: &Status) -> (i16, Option<&Reason>) {
     }
 }
 
-/// Only a new order has its details written: they never change.
-pub(crate) async fn save(
-    tx: &mut PgConnection,
-    desk: &Rows<State>,
-    deadline: Duration,
-) -> Result<(), Error> {
-    let changed = desk.changed();
-    let known: Vec<_> = changed
-        .iter()
-        .filter_map(|(id, row)| match &row.state {
-            State::Known(order, status) => Some((*id, &**order, columns(status), *row)),
-            State::Absent => None,
-        })
-        .collect();
-    if known.is_empty() {
-        return Ok(());
-    }
-    let saved: i64 = sqlx::query_scalar(
-        "with s as (
-             select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::bigint[],
-                                  $6::text[], $7::text[], $8::bytea[], $9::smallint[], $10::text[],
-                                  $11::text[], $12::int[], $13::int[])
-                 as t(order_id, caller, customer_id, lines, amount_minor, currency, payment_method,
-                      ship_to, status, reason_code, reason_service, said, was)
-         ), created as (
-             insert into orders (order_id, caller, customer_id, lines, amount_minor, currency,
-                                 payment_method, ship_to, status, reason_code, reason_service,
-                                 version, said, deadline_at)
-             select order_id, caller, customer_id, lines, amount_minor, currency, payment_method,
-                    ship_to, status, reason_code, reason_service, 1, said, now() + $14::interval
-               from s where was = 0 order by order_id
-             on conflict do nothing
-             returning 1
-         ), changed as (
-             update orders o
-                set status = s.status, reason_code = s.reason_code,
-                    reason_service = s.reason_service, version = s.was + 1, said = s.said,
-                    updated_at = now()
-               from s
-              where s.was > 0 and o.order_id = s.order_id and o.version = s.was
-             returning 1
-         )
-         select (select count(*) from created) + (select count(*) from changed)",
-    )
-    .bind(column(&known, |(id, ..)| *id))
-    .bind(column(&known, |(_, order, ..)| order.caller.as_str()))
-    .bind(column(&known, |(_, order, ..)| order.customer_id.as_str()))
-    .bind(column(&known, |(_, order, ..)| json(&order.lines)))
-    .bind(column(&known, |(_, order, ..)| order.total.amount_minor))
-    .bind(column(&known, |(_, order, ..)| order.total.currency.as_str()))
-    .bind(column(&known, |(_, order, ..)| order.payment_method.0.as_str()))
-    .bind(column(&known, |(_, order, ..)| json(&order.ship_to)))
-    .bind(column(&known, |(_, _, (status, _), _)| *status))
-    .bind(column(&known, |(_, _, (_, reason), _)| reason.map(|reason| &*reason.code)))
-    .bind(column(&known, |(_, _, (_, reason), _)| reason.map(|reason| &*reason.service)))
-    .bind(column(&known, |(.., row)| row.said))
-    .bind(column(&known, |(.., row)| row.version))
-    .bind(deadline)
-    .fetch_one(tx)
-    .await?;
-    all_saved(saved, known.len())
-}
-
 fn json<T: serde::Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("lines and addresses hold strings and integers only")
-}
-
-/// Orders whose time was up since `mark` and that are still on their way, each with the trace that
-/// it was placed in.
-pub(crate) async fn expired(
-    connection: &mut PgConnection,
-    mark: Option<DateTime<Utc>>,
-) -> Result<Due<Input>, Error> {
-    let since = mark.map(|mark| mark - chrono::Duration::seconds(MARK_SLACK_SECONDS));
-    let rows: Vec<(DateTime<Utc>, Option<Uuid>, Option<String>)> = sqlx::query_as(
-        "select c.now, o.order_id, convert_from(e.headers, 'UTF8')::json ->> 'traceparent'
-           from (select now()) c
-           left join orders o
-             on o.deadline_at <= c.now and o.deadline_at > coalesce($1, '-infinity')
-            and o.status = 1
-           left join timeline t on t.order_id = o.order_id and t.type = 'OrderPlaced'
-           left join events e on e.id = t.event_id",
-    )
-    .bind(since)
-    .fetch_all(connection)
-    .await?;
-    let mark = rows.first().map(|(now, ..)| *now);
-    let inputs = rows.into_iter().filter_map(|(_, order_id, traceparent)| {
-        let trace = traceparent.map(|traceparent| Trace { traceparent, ..Trace::default() });
-        Some((order_id?, Input::Expire, trace))
-    });
-    Ok(Due { mark, inputs: inputs.collect() })
 }
 
 /// An event of an order's story.
@@ -195,7 +182,7 @@ pub(crate) struct Told {
 }
 
 /// One insert for a batch; what is there already is left alone.
-pub(crate) async fn insert_timeline(tx: &mut PgConnection, seen: &[Seen]) -> Result<(), Error> {
+async fn insert_timeline(tx: &mut PgConnection, seen: &[Seen]) -> Result<(), Error> {
     sqlx::query(
         "insert into timeline (order_id, event_id, service, version, type, cause, at, body)
          select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::int[], $5::text[], $6::uuid[],
@@ -235,12 +222,12 @@ pub(crate) async fn find(
             .bind(caller)
             .fetch_optional(pool)
             .await?;
-    let Some(row) = row else { return Ok(None) };
-    let (created_at, updated_at) = (row.created_at, row.updated_at);
-    match state(&row)? {
-        State::Known(order, status) => Ok(Some(Shown { order, status, created_at, updated_at })),
-        State::Absent => Ok(None),
-    }
+    Ok(row.and_then(|row| match state(&row)? {
+        State::Known(order, status) => {
+            Some(Shown { order, status, created_at: row.created_at, updated_at: row.updated_at })
+        }
+        State::Absent => None,
+    }))
 }
 
 /// The story so far, by service and number.

@@ -11,26 +11,17 @@ mod store;
 use std::convert::Infallible;
 
 use calls::{Destination, Wanted};
-use chassis::{Rows, Service};
+use chassis::Service;
 use contracts::payment::Event;
 use domain::{Call, Heard, Input, NAME, State};
-use metrics::counter;
 pub use provider::Config as ProviderConfig;
 use saga::{Decision, Participant, Settled};
-use sqlx::PgConnection;
-use telemetry::names;
 use uuid::Uuid;
 
 /// The payment service and its way to the payment provider.
 #[derive(Debug)]
 pub struct Payment {
     provider: Destination,
-}
-
-impl Payment {
-    pub fn try_new(config: &ProviderConfig) -> anyhow::Result<Self> {
-        Ok(Self { provider: provider::destination(config)? })
-    }
 }
 
 impl Participant for Payment {
@@ -52,24 +43,6 @@ impl Participant for Payment {
 }
 
 impl Service for Payment {
-    type Desk = Rows<State>;
-
-    fn migrations() -> ::store::Migrations {
-        static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/payment");
-        &MIGRATIONS
-    }
-
-    async fn load(
-        tx: &mut PgConnection,
-        batch: &[(Uuid, &Input)],
-    ) -> Result<Rows<State>, ::store::Error> {
-        store::load(tx, batch).await
-    }
-
-    async fn save(&self, tx: &mut PgConnection, desk: &Rows<State>) -> Result<(), ::store::Error> {
-        store::save(tx, desk).await
-    }
-
     fn wanted(order_id: Uuid, call: &Call) -> Wanted {
         provider::wanted(order_id, call)
     }
@@ -83,18 +56,12 @@ impl Service for Payment {
     }
 
     fn observe(was: &State, input: &Input, now: &State) {
+        use State::{Barred, Declined, Refunding, Turning};
         let thrown = match (was, input, now) {
-            (State::Barred(why), _, State::Declined)
-            | (State::Turning(_, why), _, State::Declined | State::Refunding(..)) => {
-                why.code.clone()
-            }
-            (_, Input::Refused { code }, State::Declined) => code.clone().into(),
+            (Barred(why) | Turning(_, why), _, Declined | Refunding(..)) => why.code.clone(),
+            (_, Input::Refused { code }, Declined) => code.clone().into(),
             _ => return,
         };
-        counter!(
-            names::COMPENSATIONS,
-            "service" => NAME, "reason" => thrown, "phase" => "started"
-        )
-        .increment(1);
+        telemetry::count_compensation(NAME, thrown, "started");
     }
 }

@@ -15,6 +15,6 @@ struct Config {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let config = Config::parse();
-    let payment = Payment::try_new(&config.provider)?;
+    let payment = Payment::try_new(config.provider)?;
     chassis::run(payment, config.chassis, Router::new()).await
 }

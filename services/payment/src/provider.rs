@@ -1,10 +1,11 @@
 //! Owns how the payment provider is asked, and what its answers look like. Refuses to decide what
 //! is asked, and when.
 
-use calls::{Destination, Policy, Refusals, Request, Url, Wanted};
+use calls::{Destination, Policy, Refusals, Request, Unusable, Url, Wanted};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::Payment;
 use crate::domain::Call;
 
 const NAME: &str = "payment-provider";
@@ -20,33 +21,25 @@ pub struct Config {
     pub provider_url: Url,
 }
 
-pub fn destination(config: &Config) -> anyhow::Result<Destination> {
-    let url = config.provider_url.clone();
-    Ok(Destination::try_new(NAME, url, Policy::default(), REFUSALS, understand)?)
+impl Payment {
+    pub fn try_new(config: Config) -> Result<Self, Unusable> {
+        let policy = Policy::default();
+        let provider =
+            Destination::try_new(NAME, config.provider_url, policy, REFUSALS, understand)?;
+        Ok(Self { provider })
+    }
 }
 
 /// A call as the provider wants to be asked.
 pub fn wanted(order_id: Uuid, call: &Call) -> Wanted {
-    let (path, body) = match call {
-        Call::Capture(total, payment_method) => {
-            let body = json!({
-                "order_id": order_id,
-                "amount_minor": total.amount_minor,
-                "currency": total.currency,
-                "payment_method": payment_method,
-            });
-            (CAPTURES, body)
-        }
-        Call::Refund(receipt) => {
-            let body = json!({
-                "order_id": order_id,
-                "capture_reference": receipt.provider_ref,
-                "amount_minor": receipt.amount.amount_minor,
-                "currency": receipt.amount.currency,
-            });
-            (REFUNDS, body)
-        }
+    let (path, money, name, what) = match call {
+        Call::Capture(total, method) => (CAPTURES, *total, "payment_method", &method.0),
+        Call::Refund(paid) => (REFUNDS, paid.amount, "capture_reference", &paid.provider_ref),
     };
+    let body = json!({
+        "order_id": order_id, name: what,
+        "amount_minor": money.amount_minor, "currency": money.currency,
+    });
     Wanted {
         step: call.step(),
         destination: NAME,

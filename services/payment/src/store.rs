@@ -1,12 +1,14 @@
 //! Owns the rows of payments: the only SQL of this service. Refuses to decide.
 
-use chassis::Rows;
+use chassis::{Rows, Stored};
 use contracts::inventory::Waybill;
 use contracts::{Currency, Money, PaymentMethod, Reason, ShipTo};
 use sqlx::PgConnection;
+use sqlx::migrate::Migrator;
 use store::{Error, all_saved, column};
 use uuid::Uuid;
 
+use crate::Payment;
 use crate::domain::{Input, Receipt, State};
 
 /// A payment as a row, both ways.
@@ -19,87 +21,66 @@ struct PaymentRow {
     payment_method: Option<String>,
     ship_to: Option<Vec<u8>>,
     provider_ref: Option<String>,
-    reason_code: Option<String>,
-    reason_service: Option<String>,
+    reason: Option<String>,
     version: i32,
     said: i32,
 }
 
-pub(crate) async fn load(
-    tx: &mut PgConnection,
-    batch: &[(Uuid, &Input)],
-) -> Result<Rows<State>, Error> {
-    let rows: Vec<PaymentRow> = sqlx::query_as(
-        "select * from payments where order_id = any($1::uuid[]) order by order_id for update",
-    )
-    .bind(column(batch, |(order_id, _)| *order_id))
-    .fetch_all(tx)
-    .await?;
-    let loaded = rows.into_iter().map(|row| {
-        let (order_id, version, said) = (row.order_id, row.version, row.said);
-        let state = row.state();
-        let broken = || Error::Wait(format!("payment {order_id} cannot be read back"));
-        Ok((order_id, state.ok_or_else(broken)?, version, said))
-    });
-    Ok(Rows::new(loaded.collect::<Result<Vec<_>, Error>>()?))
-}
+impl Stored for Payment {
+    type Desk = Rows<State>;
 
-pub(crate) async fn save(tx: &mut PgConnection, desk: &Rows<State>) -> Result<(), Error> {
-    let changed = desk.changed();
-    if changed.is_empty() {
-        return Ok(());
+    fn migrations() -> store::Migrations {
+        static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/payment");
+        &MIGRATIONS
     }
-    let rows: Vec<PaymentRow> = (changed.iter())
-        .map(|(order_id, row)| PaymentRow {
-            order_id: *order_id,
-            version: row.version,
-            said: row.said,
-            ..PaymentRow::of(&row.state)
-        })
-        .collect();
-    let saved: i64 = sqlx::query_scalar(
-        "with s as (
+
+    async fn load(tx: &mut PgConnection, batch: &[(Uuid, &Input)]) -> Result<Rows<State>, Error> {
+        let rows: Vec<PaymentRow> = sqlx::query_as(
+            "select * from payments where order_id = any($1::uuid[]) order by order_id for update",
+        )
+        .bind(column(batch, |(order_id, _)| *order_id))
+        .fetch_all(tx)
+        .await?;
+        Rows::read(rows.into_iter().map(|row| (row.order_id, row.version, row.said, row.state())))
+    }
+
+    async fn save(&self, tx: &mut PgConnection, desk: &Rows<State>) -> Result<(), Error> {
+        let rows: Vec<PaymentRow> = (desk.changed().into_iter())
+            .map(|(order_id, row)| {
+                let (version, said) = (row.version + 1, row.said);
+                PaymentRow { order_id, version, said, ..PaymentRow::of(&row.state) }
+            })
+            .collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let saved = sqlx::query(
+            "insert into payments as p (order_id, status, amount_minor, currency, payment_method,
+                                        ship_to, provider_ref, reason, version, said)
              select * from unnest($1::uuid[], $2::smallint[], $3::bigint[], $4::text[], $5::text[],
-                                  $6::bytea[], $7::text[], $8::text[], $9::text[], $10::int[],
-                                  $11::int[])
-                 as t(order_id, status, amount_minor, currency, payment_method, ship_to,
-                      provider_ref, reason_code, reason_service, said, was)
-         ), created as (
-             insert into payments (order_id, status, amount_minor, currency, payment_method,
-                                   ship_to, provider_ref, reason_code, reason_service, version,
-                                   said)
-             select order_id, status, amount_minor, currency, payment_method, ship_to,
-                    provider_ref, reason_code, reason_service, 1, said
-               from s where was = 0 order by order_id
-             on conflict do nothing
-             returning 1
-         ), changed as (
-             update payments p
-                set status = s.status, amount_minor = s.amount_minor, currency = s.currency,
-                    payment_method = s.payment_method, ship_to = s.ship_to,
-                    provider_ref = s.provider_ref, reason_code = s.reason_code,
-                    reason_service = s.reason_service, version = s.was + 1, said = s.said,
+                                  $6::bytea[], $7::text[], $8::text[], $9::int[], $10::int[])
+             on conflict (order_id) do update
+                set status = excluded.status, amount_minor = excluded.amount_minor,
+                    currency = excluded.currency, payment_method = excluded.payment_method,
+                    ship_to = excluded.ship_to, provider_ref = excluded.provider_ref,
+                    reason = excluded.reason, version = excluded.version, said = excluded.said,
                     updated_at = now()
-               from s
-              where s.was > 0 and p.order_id = s.order_id and p.version = s.was
-             returning 1
-         )
-         select (select count(*) from created) + (select count(*) from changed)",
-    )
-    .bind(column(&rows, |row| row.order_id))
-    .bind(column(&rows, |row| row.status))
-    .bind(column(&rows, |row| row.amount_minor))
-    .bind(column(&rows, |row| row.currency.as_deref()))
-    .bind(column(&rows, |row| row.payment_method.as_deref()))
-    .bind(column(&rows, |row| row.ship_to.as_deref()))
-    .bind(column(&rows, |row| row.provider_ref.as_deref()))
-    .bind(column(&rows, |row| row.reason_code.as_deref()))
-    .bind(column(&rows, |row| row.reason_service.as_deref()))
-    .bind(column(&rows, |row| row.said))
-    .bind(column(&rows, |row| row.version))
-    .fetch_one(tx)
-    .await?;
-    all_saved(saved, rows.len())
+              where p.version = excluded.version - 1",
+        )
+        .bind(column(&rows, |row| row.order_id))
+        .bind(column(&rows, |row| row.status))
+        .bind(column(&rows, |row| row.amount_minor))
+        .bind(column(&rows, |row| row.currency.as_deref()))
+        .bind(column(&rows, |row| row.payment_method.as_deref()))
+        .bind(column(&rows, |row| row.ship_to.as_deref()))
+        .bind(column(&rows, |row| row.provider_ref.as_deref()))
+        .bind(column(&rows, |row| row.reason.as_deref()))
+        .bind(column(&rows, |row| row.version))
+        .bind(column(&rows, |row| row.said))
+        .execute(tx)
+        .await?;
+        all_saved(saved.rows_affected(), rows.len())
+    }
 }
 
 impl PaymentRow {
@@ -119,8 +100,7 @@ impl PaymentRow {
     }
 
     fn because(self, why: &Reason) -> Self {
-        let reason_code = Some(why.code.clone().into_owned());
-        Self { reason_code, reason_service: Some(why.service.clone().into_owned()), ..self }
+        Self { reason: Some(why.to_string()), ..self }
     }
 
     fn money(self, money: Money) -> Self {
@@ -130,11 +110,8 @@ impl PaymentRow {
 
     fn bill(self, bill: &Waybill) -> Self {
         let ship_to = serde_json::to_vec(&bill.ship_to).expect("an address is made of strings");
-        Self {
-            payment_method: Some(bill.payment_method.0.clone()),
-            ship_to: Some(ship_to),
-            ..self.money(bill.total)
-        }
+        let payment_method = Some(bill.payment_method.0.clone());
+        Self { payment_method, ship_to: Some(ship_to), ..self.money(bill.total) }
     }
 
     fn paid(self, paid: &Receipt) -> Self {
@@ -146,8 +123,7 @@ impl PaymentRow {
         let money = self.amount_minor.zip(self.currency).and_then(|(amount_minor, currency)| {
             Some(Money::new(amount_minor, currency.parse::<Currency>().ok()?))
         });
-        let reason = self.reason_code.zip(self.reason_service);
-        let reason = reason.map(|(code, by)| Reason { code: code.into(), service: by.into() });
+        let reason = self.reason.and_then(|reason| reason.parse::<Reason>().ok());
         let ship_to = self.ship_to.and_then(|bytes| serde_json::from_slice::<ShipTo>(&bytes).ok());
         let bill = || {
             let payment_method = PaymentMethod(self.payment_method?);

@@ -10,26 +10,17 @@ mod store;
 use std::convert::Infallible;
 
 use calls::{Destination, Wanted};
-use chassis::{Rows, Service};
+use chassis::Service;
 use contracts::shipping::Event;
 use domain::{Call, Heard, Input, NAME, State};
-use metrics::counter;
 pub use provider::Config as ProviderConfig;
 use saga::{Decision, Participant, Settled};
-use sqlx::PgConnection;
-use telemetry::names;
 use uuid::Uuid;
 
 /// The shipping service and its way to the carrier.
 #[derive(Debug)]
 pub struct Shipping {
     carrier: Destination,
-}
-
-impl Shipping {
-    pub fn try_new(config: &ProviderConfig) -> anyhow::Result<Self> {
-        Ok(Self { carrier: provider::destination(config)? })
-    }
 }
 
 impl Participant for Shipping {
@@ -51,24 +42,6 @@ impl Participant for Shipping {
 }
 
 impl Service for Shipping {
-    type Desk = Rows<State>;
-
-    fn migrations() -> ::store::Migrations {
-        static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/shipping");
-        &MIGRATIONS
-    }
-
-    async fn load(
-        tx: &mut PgConnection,
-        batch: &[(Uuid, &Input)],
-    ) -> Result<Rows<State>, ::store::Error> {
-        store::load(tx, batch).await
-    }
-
-    async fn save(&self, tx: &mut PgConnection, desk: &Rows<State>) -> Result<(), ::store::Error> {
-        store::save(tx, desk).await
-    }
-
     fn wanted(order_id: Uuid, call: &Call) -> Wanted {
         provider::wanted(order_id, call)
     }
@@ -87,10 +60,6 @@ impl Service for Shipping {
             (_, Input::Refused { code }, State::Failed) => code.clone().into(),
             _ => return,
         };
-        counter!(
-            names::COMPENSATIONS,
-            "service" => NAME, "reason" => thrown, "phase" => "started"
-        )
-        .increment(1);
+        telemetry::count_compensation(NAME, thrown, "started");
     }
 }

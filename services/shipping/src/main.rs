@@ -15,6 +15,6 @@ struct Config {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let config = Config::parse();
-    let shipping = Shipping::try_new(&config.provider)?;
+    let shipping = Shipping::try_new(config.provider)?;
     chassis::run(shipping, config.chassis, Router::new()).await
 }

@@ -1,10 +1,11 @@
 //! Owns how the carrier is asked, and what its answers look like. Refuses to decide what is asked,
 //! and when.
 
-use calls::{Destination, Policy, Refusals, Request, Url, Wanted};
+use calls::{Destination, Policy, Refusals, Request, Unusable, Url, Wanted};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::Shipping;
 use crate::domain::Call;
 
 const NAME: &str = "carrier";
@@ -19,9 +20,13 @@ pub struct Config {
     pub provider_url: Url,
 }
 
-pub fn destination(config: &Config) -> anyhow::Result<Destination> {
-    let url = config.provider_url.clone();
-    Ok(Destination::try_new(NAME, url, Policy::default(), REFUSALS, understand)?)
+impl Shipping {
+    pub fn try_new(config: Config) -> Result<Self, Unusable> {
+        let policy = Policy::default();
+        let carrier =
+            Destination::try_new(NAME, config.provider_url, policy, REFUSALS, understand)?;
+        Ok(Self { carrier })
+    }
 }
 
 /// A call as the carrier wants to be asked.

@@ -87,7 +87,7 @@ fn a_launcher_that_is_asked_to_stop_leaves_nothing() -> anyhow::Result<()> {
     let pid = rustix::process::Pid::from_child(&launcher);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
     let output = launcher.wait_with_output()?;
-    assert!(output.status.success(), "{}", errors(&output));
+    assert!(output.status.success(), "{}: {}", output.status, errors(&output));
     assert_eq!(site.leftovers(), [] as [PathBuf; 0]);
     assert_eq!(processes_with(site.folder.path()), 0);
     Ok(())

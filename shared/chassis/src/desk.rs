@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use saga::Participant;
+use store::Error;
 use uuid::Uuid;
 
 /// The states that one batch works on.
@@ -35,15 +36,17 @@ pub struct Rows<T> {
 }
 
 impl<T: Clone + Default> Rows<T> {
-    /// From what was loaded: subject, state, version, number of the last event.
-    pub fn new(loaded: impl IntoIterator<Item = (Uuid, T, i32, i32)>) -> Self {
-        let rows = loaded
-            .into_iter()
-            .map(|(subject, state, version, said)| {
-                (subject, Row { state, version, said, changed: false })
-            })
-            .collect();
-        Self { rows, absent: T::default() }
+    /// From what was loaded: subject, version, number of the last event, state. A state that is
+    /// not there is a row that no code of ours has written: it waits for a person.
+    pub fn read(
+        loaded: impl IntoIterator<Item = (Uuid, i32, i32, Option<T>)>,
+    ) -> Result<Self, Error> {
+        let rows = loaded.into_iter().map(|(subject, version, said, state)| {
+            let broken = || Error::Wait(format!("the row of {subject} cannot be read back"));
+            let state = state.ok_or_else(broken)?;
+            Ok((subject, Row { state, version, said, changed: false }))
+        });
+        Ok(Self { rows: rows.collect::<Result<_, Error>>()?, absent: T::default() })
     }
 
     pub fn state(&self, subject: Uuid) -> &T {

@@ -117,7 +117,7 @@ impl<S: Service> Dispatcher<S> {
         if acked.len() == ids.len() {
             self.outbox.mark(last);
         }
-        Ok(ids.len())
+        Ok(acked.len())
     }
 
     async fn ask_the_clock(&mut self) -> Result<(), Stop> {

@@ -21,5 +21,5 @@ pub use config::{Config, Dispatch};
 pub use desk::{Desk, Row, Rows};
 pub use http::{App, Asked, Respond};
 pub use run::run;
-pub use service::{Due, Service};
+pub use service::{Due, Service, Stored};
 pub use view::{Seen, View};

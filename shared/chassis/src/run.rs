@@ -126,7 +126,7 @@ async fn serve<S: Service>(
     let doing = chores::run(Arc::clone(&shell));
     tasks.spawn(async { ("chores", doing.await) });
     let upkeep = Arc::clone(&telemetry);
-    tasks.spawn(async move { match upkeep.upkeep().await {} });
+    workers.spawn(async move { match upkeep.upkeep().await {} });
 
     let listener = tokio::net::TcpListener::bind(config.listen)
         .await
@@ -195,8 +195,8 @@ async fn stop<S: Service>(
     drop(tokio::task::spawn_blocking(move || producer.flush(STOP_WITHIN)).await);
     shell.draining.cancel();
     let drained = tokio::time::timeout(STOP_WITHIN, async {
-        // The boot lock never ends by itself.
-        while workers.len() > 1 && workers.join_next().await.is_some() {}
+        // The boot lock and the upkeep never end by themselves.
+        while workers.len() > 2 && workers.join_next().await.is_some() {}
     });
     drop(drained.await);
     workers.abort_all();

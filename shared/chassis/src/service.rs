@@ -9,13 +9,10 @@ use uuid::Uuid;
 
 use crate::{Desk, View};
 
-/// A participant with its rows: what the shell needs to run it.
-pub trait Service: Participant {
+/// A participant with its rows: what a service's `store.rs` brings.
+pub trait Stored: Participant {
     /// The states of one batch, between `load` and `save`.
     type Desk: Desk<Self>;
-
-    /// How many lanes it takes unless told otherwise.
-    const LANES: usize = 2;
 
     /// The service's own tables.
     fn migrations() -> store::Migrations;
@@ -35,20 +32,6 @@ pub trait Service: Participant {
         desk: &Self::Desk,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// An outside call as its destination wants to be asked.
-    fn wanted(subject: Uuid, call: &Self::Call) -> Wanted;
-
-    /// What a settled call means. `None`: no step of that name, or an outcome that cannot be.
-    fn answered(step: &str, settled: &Settled) -> Option<Self::Input>;
-
-    /// Whom it calls.
-    fn destinations(&self) -> Vec<Destination> {
-        Vec::new()
-    }
-
-    /// Counts a change after its commit. Metrics only.
-    fn observe(_was: &Self::State, _input: &Self::Input, _now: &Self::State) {}
-
     /// What has become due by the clock since `mark`, asked once a second in one process of the
     /// service.
     fn due(
@@ -62,6 +45,26 @@ pub trait Service: Participant {
     fn views() -> Vec<View> {
         Vec::new()
     }
+}
+
+/// What the shell needs to run a participant: its rows, whom it calls, what it counts.
+pub trait Service: Stored {
+    /// How many lanes it takes unless told otherwise.
+    const LANES: usize = 2;
+
+    /// An outside call as its destination wants to be asked.
+    fn wanted(subject: Uuid, call: &Self::Call) -> Wanted;
+
+    /// What a settled call means. `None`: no step of that name, or an outcome that cannot be.
+    fn answered(step: &str, settled: &Settled) -> Option<Self::Input>;
+
+    /// Whom it calls.
+    fn destinations(&self) -> Vec<Destination> {
+        Vec::new()
+    }
+
+    /// Counts a change after its commit. Metrics only.
+    fn observe(_was: &Self::State, _input: &Self::Input, _now: &Self::State) {}
 }
 
 /// What the clock brings.

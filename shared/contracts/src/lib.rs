@@ -10,7 +10,7 @@ mod reason;
 mod values;
 
 pub use money::{Currency, Line, Money, NotACurrency};
-pub use reason::{Because, Reason};
+pub use reason::{Because, NotAReason, Reason};
 pub use values::{PaymentMethod, ShipTo};
 
 /// Writes a producer's `Event`: one variant per event with its body and its name on the wire. All

@@ -1,6 +1,8 @@
 //! Owns why a train is turned round. Refuses to list every reason: a provider may have new ones.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +34,28 @@ impl Reason {
     }
 }
 
+/// `card_declined@payment`: how a reason is kept in one column.
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.code, self.service)
+    }
+}
+
+/// A text that is no reason.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a reason is code@service")]
+pub struct NotAReason;
+
+impl FromStr for Reason {
+    type Err = NotAReason;
+
+    fn from_str(text: &str) -> Result<Self, NotAReason> {
+        let (code, service) = text.rsplit_once('@').ok_or(NotAReason)?;
+        let owned = |text: &str| Cow::Owned(text.to_owned());
+        Ok(Self { code: owned(code), service: owned(service) })
+    }
+}
+
 /// The body of every failure, compensation and cancel.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Because {
@@ -52,5 +76,12 @@ mod tests {
     fn who_throws_the_switch_signs_the_reason_and_keeps_its_code() {
         let asked = Reason::new(Reason::CUSTOMER, "order");
         assert_eq!(asked.thrown_by("payment"), Reason::new("customer", "payment"));
+    }
+
+    #[test]
+    fn a_reason_fits_into_one_column_and_comes_back() {
+        let reason = Reason::new("odd@code", "payment");
+        assert_eq!(reason.to_string().parse(), Ok(reason));
+        assert!("no service".parse::<Reason>().is_err());
     }
 }

@@ -14,7 +14,7 @@ pub const RECORD_BYTES_MAX: usize = 256 * 1024;
 
 const NAMESPACE: &str = "switchback";
 
-/// `switchback.payment.PaymentCaptured.v1`.
+/// `switchback.lamps.LampLit.v1`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EventType {
     pub producer: Cow<'static, str>,
@@ -245,7 +245,7 @@ mod tests {
     fn envelope() -> Envelope {
         Envelope {
             id: Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0001),
-            kind: EventType::new("payment", "PaymentCaptured", 1),
+            kind: EventType::new("lamps", "LampLit", 1),
             time: DateTime::from_timestamp_micros(1_790_000_000_123_456).expect("in range"),
             subject: Uuid::from_u128(7),
             version: Some(3),
@@ -259,7 +259,7 @@ mod tests {
 
     fn parse(headers: &[(&str, String)], key: &str) -> Result<Envelope, Refused> {
         let pairs = headers.iter().map(|(name, value)| (*name, value.as_bytes()));
-        Envelope::parse(pairs, Some(key.as_bytes()), "payment")
+        Envelope::parse(pairs, Some(key.as_bytes()), "lamps")
     }
 
     #[test]
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn a_type_of_another_producer_is_refused() {
         let mut envelope = envelope();
-        envelope.kind = EventType::new("shipping", "ShipmentBooked", 1);
+        envelope.kind = EventType::new("shutters", "ShutterShut", 1);
         let key = envelope.subject.to_string();
         assert_eq!(parse(&envelope.headers(), &key), Err(Refused::ForeignType));
     }

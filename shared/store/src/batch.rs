@@ -282,7 +282,7 @@ pub(crate) fn json<T: Serialize>(value: &T) -> Vec<u8> {
 }
 
 /// What `save` found written against what it asked for; short: somebody else was faster.
-pub fn all_saved(saved: i64, asked: usize) -> Result<(), Error> {
+pub fn all_saved(saved: u64, asked: usize) -> Result<(), Error> {
     if usize::try_from(saved) == Ok(asked) {
         Ok(())
     } else {

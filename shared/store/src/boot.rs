@@ -48,7 +48,14 @@ async fn hold(boot: Boot, db: Db, mut connection: PgConnection) {
     loop {
         let kept = tokio::select! {
             _ = ticks.tick() => ping(&mut connection).await,
-            () = boot.renew.notified() => renew(&boot, &mut connection).await,
+            () = boot.renew.notified() => {
+                let renewed = renew(&boot, &mut connection).await;
+                if renewed.is_err() {
+                    // Whoever asked has lost a connection too: the wish outlives this one.
+                    boot.renew();
+                }
+                renewed
+            }
         };
         if let Err(error) = kept {
             tracing::warn!(%error, boot = boot.number(), "the boot lock's connection is lost");

@@ -37,7 +37,9 @@ pub async fn due_calls(
     attempt: Duration,
 ) -> Result<Vec<DueCall>, Error> {
     let mut connection = db.autocommit().acquire().await?;
-    let living = living(&mut connection).await?;
+    let mut living = living(&mut connection).await?;
+    // Whoever asks lives, even while its lock's connection is lost: its attempts are under way.
+    living.push(boot);
     let rows: Vec<Row> = sqlx::query_as(
         "update calls c
             set attempts = c.attempts + 1,

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
+use metrics::{SharedString, counter};
 use metrics_exporter_prometheus::PrometheusHandle;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -78,6 +79,19 @@ fn subscriber(
     Registry::default()
         .with(traces.with_filter(saga_spans.with_max_level_hint(LevelFilter::INFO)))
         .with(lines.with_filter(filter.and(events)))
+}
+
+/// Counts a saga that `service` has turned round, or (`phase`) that is back from there.
+pub fn count_compensation(
+    service: impl Into<SharedString>,
+    reason: impl Into<SharedString>,
+    phase: &'static str,
+) {
+    counter!(
+        names::COMPENSATIONS,
+        "service" => service.into(), "reason" => reason.into(), "phase" => phase
+    )
+    .increment(1);
 }
 
 impl Telemetry {

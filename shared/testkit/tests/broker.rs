@@ -1,7 +1,9 @@
 //! The in-memory broker, through the same client library that the services use.
 
-use testkit::Broker;
+use std::time::Duration;
+
 use testkit::records::{self, Record};
+use testkit::{Broker, wait};
 
 const TOPIC: &str = "order.events.v1";
 
@@ -46,5 +48,34 @@ async fn a_broker_at_a_chosen_port_is_reached_only_there() -> anyhow::Result<()>
 
     drop(broker);
     assert!(std::net::TcpListener::bind(("127.0.0.1", port)).is_ok());
+    Ok(())
+}
+
+/// SIGINT, SIGTERM, and SIGCHLD, which a launcher gets whenever a child ends.
+const SIGNALS: [u32; 3] = [2, 15, 17];
+
+/// The masks of blocked signals of all threads of this name, other tests' brokers included.
+fn blocked_in(name: &str) -> Option<Vec<u64>> {
+    let threads = std::fs::read_dir("/proc/self/task").ok()?.flatten();
+    let masks = threads.filter_map(|thread| {
+        // A thread that ends meanwhile is no thread of interest.
+        let comm = std::fs::read_to_string(thread.path().join("comm")).ok()?;
+        let status = std::fs::read_to_string(thread.path().join("status")).ok()?;
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:"))?.trim();
+        (comm.trim() == name).then(|| u64::from_str_radix(mask, 16).ok())?
+    });
+    let masks: Vec<u64> = masks.collect();
+    (!masks.is_empty()).then_some(masks)
+}
+
+#[test]
+fn a_signal_to_this_process_never_reaches_the_brokers_thread() -> anyhow::Result<()> {
+    let _broker = Broker::start(None, &[])?;
+    let deadline = Duration::from_secs(5);
+    let masks = wait::until_blocking(deadline, "the thread", || blocked_in("rdk:mock"))?;
+    for signal in SIGNALS {
+        let blocked = masks.iter().all(|mask| mask & 1 << (signal - 1) != 0);
+        assert!(blocked, "signal {signal}: {masks:x?}");
+    }
     Ok(())
 }

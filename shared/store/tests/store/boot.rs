@@ -89,8 +89,8 @@ async fn a_renewed_boot_lives_under_a_new_number_and_the_old_one_is_dead() -> an
 }
 
 #[tokio::test]
-async fn a_number_is_renewed_even_if_its_connection_is_lost_at_the_same_moment() -> anyhow::Result<()>
-{
+async fn a_number_is_renewed_even_if_its_connection_is_lost_at_the_same_moment()
+-> anyhow::Result<()> {
     let ground = ground().await?;
     let boot = alive(&ground.db).await?;
     let old = boot.number();

@@ -10,7 +10,7 @@ mod transactions;
 use std::time::Duration;
 
 use saga::{Envelope, EventType, Trace};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
 use store::{Config, Db, Error, Said};
 use testkit::Database;
@@ -83,9 +83,4 @@ async fn said(ground: &Ground, subject: Uuid, version: u32) -> anyhow::Result<Sa
         trace: Trace { traceparent: "00-0a-0b-01".to_owned(), tracestate: String::new() },
     };
     Ok(Said { envelope, body: format!("{{\"version\":{version}}}").into_bytes() })
-}
-
-/// A pool without any care: what a test compares with.
-async fn bare_pool(url: &str) -> anyhow::Result<sqlx::PgPool> {
-    Ok(PgPoolOptions::new().max_connections(1).connect(url).await?)
 }

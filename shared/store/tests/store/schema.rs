@@ -51,8 +51,8 @@ async fn drop_partitions(ground: &Ground, like: &str) -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn the_weeks_around_now_have_partitions_and_asking_again_changes_nothing() -> anyhow::Result<()>
-{
+async fn the_weeks_around_now_have_partitions_and_asking_again_changes_nothing()
+-> anyhow::Result<()> {
     let ground = ground().await?;
     let weeks = "select count(*) from pg_inherits i join pg_class p on p.oid = i.inhparent
                   where p.relname in ('events', 'inbox') and p.relkind = 'p'";
@@ -188,6 +188,9 @@ async fn without_the_owners_url_a_schema_that_is_behind_is_an_error() -> anyhow:
     let mut owner = PgConnection::connect(&database.owner_url).await?;
     sqlx::query("delete from _sqlx_migrations").execute(&mut owner).await?;
     let behind = store::migrate(None, &database.app_url, &NOTES).await;
-    assert!(matches!(behind, Err(MigrationError::Behind { found: 0, needed: 1, .. })), "{behind:?}");
+    assert!(
+        matches!(behind, Err(MigrationError::Behind { found: 0, needed: 1, .. })),
+        "{behind:?}"
+    );
     Ok(())
 }

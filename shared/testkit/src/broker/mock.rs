@@ -3,10 +3,11 @@
 #![expect(unsafe_code, reason = "two of the settings exist only in the C interface")]
 
 use std::ffi::{CStr, CString};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::ptr::NonNull;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka_sys as ffi;
@@ -27,7 +28,17 @@ unsafe impl Send for Mock {}
 unsafe impl Sync for Mock {}
 
 impl Mock {
+    /// The cluster's thread ends for good when a signal interrupts its wait, so it is made by a
+    /// thread that lets none through, and inherits that.
     pub(super) fn start() -> anyhow::Result<Self> {
+        let made = std::thread::spawn(|| {
+            block_signals();
+            Self::make()
+        });
+        made.join().map_err(|_| anyhow!("making the mock cluster panicked"))?
+    }
+
+    fn make() -> anyhow::Result<Self> {
         let host: BaseProducer = ClientConfig::new().create()?;
         // SAFETY: `host` is a live client, and it outlives the cluster: see `Drop`.
         let cluster =
@@ -72,6 +83,15 @@ impl Mock {
         unsafe { ffi::rd_kafka_mock_broker_set_host_port(cluster, BROKER_ID, host.as_ptr(), port) };
         Ok(())
     }
+}
+
+/// For the calling thread and those that it makes.
+fn block_signals() {
+    let mut every = MaybeUninit::uninit();
+    // SAFETY: the call writes a whole set to the place that it is given.
+    unsafe { libc::sigfillset(every.as_mut_ptr()) };
+    // SAFETY: the set was written above, and the old one is not asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, every.as_ptr(), std::ptr::null_mut()) };
 }
 
 impl Drop for Mock {

@@ -1,0 +1,276 @@
+//! Owns all there is to see of one order: four rows, what was said and handled, the ledger, and
+//! what the customer is shown. Refuses to judge it: that is the judge's part.
+
+mod judge;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use sqlx::{AssertSqlSafe, FromRow, PgPool};
+use testkit::wait;
+use uuid::Uuid;
+
+use crate::SERVICES;
+use crate::stack::Stack;
+use crate::wire::{Entry, Line, Shown, Timeline};
+
+const QUIET_MAX: Duration = Duration::from_secs(40);
+
+/// Everything about one order.
+#[derive(Debug, Clone)]
+pub struct Saga {
+    pub order_id: Uuid,
+    is_over: bool,
+    order: OrderRow,
+    reservation: Option<ReservationRow>,
+    payment: Option<PaymentRow>,
+    shipment: Option<ShipmentRow>,
+    /// By service and number.
+    events: Vec<Event>,
+    /// Event ids with the services whose inbox has them.
+    handled: Vec<(Uuid, String)>,
+    /// Event ids that the broker has not acknowledged.
+    unsent: Vec<Uuid>,
+    /// Outside calls that are not settled.
+    calls: i64,
+    dead_letters: i64,
+    ledger: Vec<Entry>,
+    shown: Shown,
+    timeline: Timeline,
+}
+
+#[derive(Debug, Clone, FromRow)]
+struct OrderRow {
+    status: i16,
+    /// JSON, as `held` is.
+    lines: String,
+    amount_minor: i64,
+    currency: String,
+    reason_code: Option<String>,
+    reason_service: Option<String>,
+}
+
+#[derive(Debug, Clone, FromRow)]
+struct ReservationRow {
+    status: i16,
+    held: Option<String>,
+}
+
+#[derive(Debug, Clone, FromRow)]
+struct PaymentRow {
+    status: i16,
+    amount_minor: Option<i64>,
+}
+
+#[derive(Debug, Clone, FromRow)]
+struct ShipmentRow {
+    status: i16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+struct Event {
+    service: String,
+    id: Uuid,
+    version: Option<i32>,
+    /// The full type; see [`Event::name`].
+    kind: String,
+}
+
+impl Event {
+    /// `OrderPlaced` of `switchback.order.OrderPlaced.v1`.
+    fn name(&self) -> &str {
+        self.kind.split('.').nth(2).unwrap_or(&self.kind)
+    }
+}
+
+/// Who handles which event; whatever is not here is nobody's input.
+pub const HEARD: [(&str, &[&str]); 9] = [
+    ("OrderPlaced", &["inventory"]),
+    ("OrderCancelRequested", &["inventory", "payment", "shipping"]),
+    ("InventoryReserved", &["payment"]),
+    ("InventoryRejected", &["order"]),
+    ("InventoryReleased", &["order"]),
+    ("PaymentCaptured", &["shipping"]),
+    ("ReleaseInventory", &["inventory"]),
+    ("ShipmentBooked", &["order"]),
+    ("RefundPayment", &["payment"]),
+];
+
+/// Waits until nothing moves about an order any more, then judges it.
+pub async fn judge(stack: &Stack, order_id: Uuid) -> anyhow::Result<Saga> {
+    let saga = quiet(stack, order_id).await?;
+    let violations = saga.violations();
+    ensure!(violations.is_empty(), "order {order_id}: {}\n{saga:#?}", violations.join("; "));
+    Ok(saga)
+}
+
+async fn quiet(stack: &Stack, order_id: Uuid) -> anyhow::Result<Saga> {
+    let mut moving = String::new();
+    let what = format!("order {order_id} to be quiet");
+    let quiet = wait::until(QUIET_MAX, &what, async || {
+        match Saga::read(stack, order_id).await {
+            Ok(saga) => match saga.still_moving() {
+                None => return Some(saga),
+                Some(what) => moving = what,
+            },
+            Err(error) => moving = format!("{error:#}"),
+        }
+        None
+    });
+    quiet.await.with_context(|| moving.clone())
+}
+
+impl Saga {
+    /// Whether it is over is read first and its rows last, so that what looks finished is finished.
+    async fn read(stack: &Stack, order_id: Uuid) -> anyhow::Result<Self> {
+        let tables = &stack.tables;
+        let is_over = stack.client.order(order_id).await?.is_terminal();
+        let events = events(tables, order_id).await?;
+        let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
+        let handled = handled(tables, &ids).await?;
+        let unsent = unsent(tables, &ids).await?;
+        let calls = count(tables, "calls", order_id).await?;
+        let dead_letters = count(tables, "dead_letters", order_id).await?;
+        ensure!(self::events(tables, order_id).await? == events, "more was said meanwhile");
+        Ok(Self {
+            order_id,
+            order: row(tables, ORDER, order_id).await?.context("there is no such order")?,
+            reservation: row(tables, RESERVATION, order_id).await?,
+            payment: row(tables, PAYMENT, order_id).await?,
+            shipment: row(tables, SHIPMENT, order_id).await?,
+            events,
+            handled,
+            unsent,
+            calls,
+            dead_letters,
+            is_over,
+            ledger: stack.client.ledger(Some(order_id)).await?,
+            shown: stack.client.order(order_id).await?,
+            timeline: stack.client.timeline(order_id).await?,
+        })
+    }
+
+    /// What has not come to its end yet.
+    fn still_moving(&self) -> Option<String> {
+        if !self.is_over {
+            return Some(format!("it is {}", self.shown.status));
+        }
+        if self.calls > 0 || !self.unsent.is_empty() {
+            return Some(format!("{} calls, {} unsent events", self.calls, self.unsent.len()));
+        }
+        if self.timeline.items.len() < self.events.len() {
+            return Some("the timeline is behind".to_owned());
+        }
+        let open = self.events.iter().find_map(|event| {
+            let by = self.unheard(event).first().copied()?;
+            Some(format!("{by} has not handled {}", event.name()))
+        });
+        // What is set aside is handled by nobody, and that is judged elsewhere.
+        open.filter(|_| self.dead_letters == 0)
+    }
+
+    /// Who should have handled an event and has not.
+    fn unheard(&self, event: &Event) -> Vec<&'static str> {
+        let (_, by) = HEARD.iter().find(|(name, _)| *name == event.name()).unwrap_or(&("", &[]));
+        let has = |service: &str| {
+            self.handled.iter().any(|(id, handler)| *id == event.id && handler == service)
+        };
+        by.iter().filter(|service| !has(service)).copied().collect()
+    }
+
+    /// What a service said, in its own order.
+    pub fn said(&self, service: &str) -> Vec<&str> {
+        let own = self.events.iter().filter(|event| event.service == service);
+        own.map(Event::name).collect()
+    }
+
+    /// Fails unless the customer sees this end, for this reason.
+    pub fn ended_as(&self, status: &str, reason: Option<(&str, &str)>) -> anyhow::Result<()> {
+        let outcome = self.outcome();
+        ensure!(outcome == (status, reason), "order {} ended as {outcome:?}", self.order_id);
+        Ok(())
+    }
+
+    /// Fails unless this is what became of inventory, payment and shipping.
+    pub fn effects_are(&self, wanted: [&str; 3]) -> anyhow::Result<()> {
+        let effects = self.shown.effects.as_ref().context("no effects are shown")?;
+        let found = [&effects.inventory, &effects.payment, &effects.shipping];
+        let found = found.map(|effect| effect.status.as_str());
+        ensure!(found == wanted, "order {} shows {found:?}", self.order_id);
+        Ok(())
+    }
+
+    fn outcome(&self) -> (&str, Option<(&str, &str)>) {
+        let reason = self.shown.reason.as_ref();
+        let reason = reason.map(|reason| (reason.code.as_str(), reason.service.as_str()));
+        (&self.shown.status, reason)
+    }
+
+    /// Whether a cancel was on its way and the order arrived all the same.
+    pub fn was_cancelled_too_late(&self) -> bool {
+        self.order.status == CONFIRMED_TOO_LATE
+    }
+
+    /// Units by SKU that the order asks for.
+    fn wanted(&self) -> anyhow::Result<BTreeMap<String, i64>> {
+        let lines: Vec<Line> = serde_json::from_str(&self.order.lines)?;
+        let mut units = BTreeMap::new();
+        for line in lines {
+            *units.entry(line.sku).or_default() += i64::from(line.quantity);
+        }
+        Ok(units)
+    }
+}
+
+const CONFIRMED_TOO_LATE: i16 = 4;
+
+const ORDER: &str = "
+select status, convert_from(lines, 'UTF8') as lines, amount_minor, currency, reason_code,
+       reason_service
+  from \"order\".orders where order_id = $1";
+const RESERVATION: &str = "
+select status, convert_from(held, 'UTF8') as held
+  from inventory.reservations where order_id = $1";
+const PAYMENT: &str = "select status, amount_minor from payment.payments where order_id = $1";
+const SHIPMENT: &str = "select status from shipping.shipments where order_id = $1";
+
+async fn row<T>(tables: &PgPool, sql: &'static str, order_id: Uuid) -> anyhow::Result<Option<T>>
+where
+    T: for<'r> FromRow<'r, sqlx::postgres::PgRow> + Send + Unpin,
+{
+    Ok(sqlx::query_as(sql).bind(order_id).fetch_optional(tables).await?)
+}
+
+/// One select over the four schemas; `{schema}` is replaced in each.
+pub(crate) fn everywhere(select: &str) -> String {
+    SERVICES.map(|schema| select.replace("{schema}", schema)).join(" union all ")
+}
+
+async fn events(tables: &PgPool, order_id: Uuid) -> anyhow::Result<Vec<Event>> {
+    let all = everywhere(
+        "select '{schema}' as service, id, version, type as kind
+           from \"{schema}\".events where subject = $1",
+    );
+    let sql = format!("{all} order by service, version");
+    Ok(sqlx::query_as(AssertSqlSafe(sql)).bind(order_id).fetch_all(tables).await?)
+}
+
+async fn handled(tables: &PgPool, ids: &[Uuid]) -> anyhow::Result<Vec<(Uuid, String)>> {
+    let sql = everywhere(
+        "select event_id, consumer from \"{schema}\".inbox where event_id = any($1::uuid[])",
+    );
+    Ok(sqlx::query_as(AssertSqlSafe(sql)).bind(ids).fetch_all(tables).await?)
+}
+
+async fn unsent(tables: &PgPool, ids: &[Uuid]) -> anyhow::Result<Vec<Uuid>> {
+    let sql =
+        everywhere("select event_id from \"{schema}\".outbox where event_id = any($1::uuid[])");
+    Ok(sqlx::query_scalar(AssertSqlSafe(sql)).bind(ids).fetch_all(tables).await?)
+}
+
+async fn count(tables: &PgPool, table: &str, order_id: Uuid) -> anyhow::Result<i64> {
+    let all = everywhere("select subject from \"{schema}\".{table}").replace("{table}", table);
+    let sql = format!("select count(*) from ({all}) as t where subject = $1");
+    Ok(sqlx::query_scalar(AssertSqlSafe(sql)).bind(order_id).fetch_one(tables).await?)
+}

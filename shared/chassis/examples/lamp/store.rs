@@ -1,0 +1,86 @@
+//! Owns the rows of lamps: the only SQL of this service. Refuses to decide.
+
+use chassis::{Rows, Stored};
+use sqlx::PgConnection;
+use sqlx::migrate::Migrator;
+use store::{Error, all_saved, column};
+use uuid::Uuid;
+
+use crate::Lamp;
+use crate::domain::{Input, State};
+
+type Row = (Uuid, i16, Option<String>, Option<i16>, i32, i32);
+
+impl Stored for Lamp {
+    type Desk = Rows<State>;
+
+    fn migrations() -> store::Migrations {
+        static MIGRATIONS: Migrator = sqlx::migrate!("examples/lamp/migrations");
+        &MIGRATIONS
+    }
+
+    async fn load(tx: &mut PgConnection, batch: &[(Uuid, &Input)]) -> Result<Rows<State>, Error> {
+        let rows: Vec<Row> = sqlx::query_as(
+            "select lamp_id, status, label, level, version, said
+               from lamps where lamp_id = any($1::uuid[]) order by lamp_id for update",
+        )
+        .bind(column(batch, |(lamp_id, _)| *lamp_id))
+        .fetch_all(tx)
+        .await?;
+        let loaded = rows.into_iter().map(|(lamp_id, status, label, level, version, said)| {
+            let broken = || Error::Wait(format!("lamp {lamp_id} cannot be read back"));
+            Ok((lamp_id, state(status, label, level).ok_or_else(broken)?, version, said))
+        });
+        loaded.collect::<Result<Vec<_>, Error>>().map(Rows::new)
+    }
+
+    async fn save(&self, tx: &mut PgConnection, desk: &Rows<State>) -> Result<(), Error> {
+        let changed = desk.changed();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let saved = sqlx::query(
+            "insert into lamps as l (lamp_id, status, label, level, version, said)
+             select * from unnest($1::uuid[], $2::smallint[], $3::text[], $4::smallint[],
+                                  $5::int[], $6::int[])
+             on conflict (lamp_id) do update
+                set status = excluded.status, label = excluded.label, level = excluded.level,
+                    version = excluded.version, said = excluded.said
+              where l.version = excluded.version - 1",
+        )
+        .bind(column(&changed, |(lamp_id, _)| *lamp_id))
+        .bind(column(&changed, |(_, row)| columns(&row.state).0))
+        .bind(column(&changed, |(_, row)| columns(&row.state).1))
+        .bind(column(&changed, |(_, row)| columns(&row.state).2))
+        .bind(column(&changed, |(_, row)| row.version + 1))
+        .bind(column(&changed, |(_, row)| row.said))
+        .execute(tx)
+        .await?;
+        all_saved(saved.rows_affected(), changed.len())
+    }
+}
+
+/// `None`: a row that no code of ours has written.
+fn state(status: i16, label: Option<String>, level: Option<i16>) -> Option<State> {
+    Some(match status {
+        1 => State::Awaited,
+        2 => State::Dark { label: label? },
+        3 => State::Connecting { label: label? },
+        4 => State::Lit { label: label?, level: u8::try_from(level?).ok()? },
+        5 => State::Cut { label: label? },
+        _ => return None,
+    })
+}
+
+/// Status, label and level of a state.
+fn columns(state: &State) -> (i16, Option<&str>, Option<i16>) {
+    match state {
+        // Never saved: a decision turns to something.
+        State::Absent => (0, None, None),
+        State::Awaited => (1, None, None),
+        State::Dark { label } => (2, Some(label), None),
+        State::Connecting { label } => (3, Some(label), None),
+        State::Lit { label, level } => (4, Some(label), Some(i16::from(*level))),
+        State::Cut { label } => (5, Some(label), None),
+    }
+}
