@@ -24,8 +24,9 @@ pub struct Saga {
     is_over: bool,
     order: OrderRow,
     reservation: Option<ReservationRow>,
-    payment: Option<PaymentRow>,
-    shipment: Option<ShipmentRow>,
+    /// Status; nothing without a row.
+    payment: Option<i16>,
+    shipment: Option<i16>,
     /// By service and number.
     events: Vec<Event>,
     /// Event ids with the services whose inbox has them.
@@ -55,17 +56,6 @@ struct OrderRow {
 struct ReservationRow {
     status: i16,
     held: Option<String>,
-}
-
-#[derive(Debug, Clone, FromRow)]
-struct PaymentRow {
-    status: i16,
-    amount_minor: Option<i64>,
-}
-
-#[derive(Debug, Clone, FromRow)]
-struct ShipmentRow {
-    status: i16,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
@@ -137,8 +127,8 @@ impl Saga {
             order_id,
             order: row(tables, ORDER, order_id).await?.context("there is no such order")?,
             reservation: row(tables, RESERVATION, order_id).await?,
-            payment: row(tables, PAYMENT, order_id).await?,
-            shipment: row(tables, SHIPMENT, order_id).await?,
+            payment: status(tables, PAYMENT, order_id).await?,
+            shipment: status(tables, SHIPMENT, order_id).await?,
             events,
             handled,
             unsent,
@@ -226,13 +216,13 @@ impl Saga {
 const CONFIRMED_TOO_LATE: i16 = 4;
 
 const ORDER: &str = "
-select status, convert_from(lines, 'UTF8') as lines, amount_minor, currency, reason_code,
-       reason_service
+select status, convert_from(lines, 'UTF8') as lines, amount_minor, currency,
+       split_part(reason, '@', 1) as reason_code, split_part(reason, '@', 2) as reason_service
   from \"order\".orders where order_id = $1";
 const RESERVATION: &str = "
 select status, convert_from(held, 'UTF8') as held
   from inventory.reservations where order_id = $1";
-const PAYMENT: &str = "select status, amount_minor from payment.payments where order_id = $1";
+const PAYMENT: &str = "select status from payment.payments where order_id = $1";
 const SHIPMENT: &str = "select status from shipping.shipments where order_id = $1";
 
 async fn row<T>(tables: &PgPool, sql: &'static str, order_id: Uuid) -> anyhow::Result<Option<T>>
@@ -240,6 +230,14 @@ where
     T: for<'r> FromRow<'r, sqlx::postgres::PgRow> + Send + Unpin,
 {
     Ok(sqlx::query_as(sql).bind(order_id).fetch_optional(tables).await?)
+}
+
+async fn status(
+    tables: &PgPool,
+    sql: &'static str,
+    order_id: Uuid,
+) -> anyhow::Result<Option<i16>> {
+    Ok(sqlx::query_scalar(sql).bind(order_id).fetch_optional(tables).await?)
 }
 
 /// One select over the four schemas; `{schema}` is replaced in each.

@@ -12,17 +12,17 @@ use crate::line::{Line, World};
 use crate::reached;
 use crate::train::{Slot, Step, Train};
 
-pub const A1: &str = "A1 at most one charge, and never more refunds than charges";
-pub const A3: &str = "A3 one idempotency key per step";
-pub const A4: &str = "A4 stock is conserved, and held for every line or none";
-pub const A5: &str = "A5 each producer says a prefix of a word of its own";
-pub const A7: &str = "A7 no booking without a charge before it";
-pub const A11: &str = "A11 no failure is said while a call is unsettled";
-pub const A12: &str = "A12 an event set aside and replayed, the order ends";
-pub const C1: &str = "C1 a cancel in time is never confirmed";
-pub const Q2: &str = "Q2 at rest an order is complete, undone, or stuck";
-pub const Q3: &str = "Q3 at rest the four services agree";
-pub const UNEXPECTED: &str = "no service meets what cannot be";
+pub const ONE_CHARGE: &str = "at most one charge, and never more refunds than charges";
+pub const ONE_KEY: &str = "one idempotency key per step";
+pub const STOCK_CONSERVED: &str = "stock is conserved, and held for every line or none";
+pub const OWN_WORDS: &str = "each producer says a prefix of a word of its own";
+pub const PAID_FIRST: &str = "no booking without a charge before it";
+pub const SETTLED_FIRST: &str = "no failure is said while a call is unsettled";
+pub const REPLAY_ENDS: &str = "an event set aside and replayed, the order ends";
+pub const CANCEL_HEEDED: &str = "a cancel in time is never confirmed";
+pub const ADDS_UP: &str = "at rest an order is complete, undone, or stuck";
+pub const AGREED: &str = "at rest the four services agree";
+pub const NOTHING_UNEXPECTED: &str = "no service meets what cannot be";
 
 /// States a rule that holds for every order on the line by itself.
 macro_rules! each {
@@ -34,17 +34,17 @@ macro_rules! each {
 /// All rules, and what must be reached for the run to count.
 pub fn all(line: &Line) -> Vec<Property<Line>> {
     let mut all = vec![
-        each!(A1, is_charged_once),
-        each!(A3, has_one_key_per_step),
-        Property::always(A4, stock_is_conserved),
-        each!(A5, says_its_words),
-        each!(A7, is_paid_before_it_ships),
-        each!(A11, asks_before_it_fails),
-        each!(A12, ends_after_a_replay),
-        each!(C1, heeds_a_cancel_in_time),
-        each!(Q2, adds_up),
-        each!(Q3, agrees),
-        each!(UNEXPECTED, expects_everything),
+        each!(ONE_CHARGE, is_charged_once),
+        each!(ONE_KEY, has_one_key_per_step),
+        Property::always(STOCK_CONSERVED, stock_is_conserved),
+        each!(OWN_WORDS, says_its_words),
+        each!(PAID_FIRST, is_paid_before_it_ships),
+        each!(SETTLED_FIRST, asks_before_it_fails),
+        each!(REPLAY_ENDS, ends_after_a_replay),
+        each!(CANCEL_HEEDED, heeds_a_cancel_in_time),
+        each!(ADDS_UP, adds_up),
+        each!(AGREED, agrees),
+        each!(NOTHING_UNEXPECTED, expects_everything),
     ];
     all.extend(if line.orders == 1 { reached::by_one() } else { reached::by_two() });
     all

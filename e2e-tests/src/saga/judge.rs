@@ -43,8 +43,7 @@ impl Saga {
 
     fn states(&self) -> (i16, i16, i16, i16) {
         let reservation = self.reservation.as_ref().map_or(0, |row| row.status);
-        let payment = self.payment.as_ref().map_or(0, |row| row.status);
-        let shipment = self.shipment.as_ref().map_or(0, |row| row.status);
+        let (payment, shipment) = (self.payment.unwrap_or(0), self.shipment.unwrap_or(0));
         (self.order.status, reservation, payment, shipment)
     }
 
@@ -140,9 +139,6 @@ impl Saga {
             if (entry.amount_minor, entry.currency.as_deref()) != total {
                 found.push(format!("the {} is not of the total", entry.operation));
             }
-        }
-        if self.payment.as_ref().and_then(|row| row.amount_minor).is_none() && !charges.is_empty() {
-            found.push("money was taken and nobody wanted it".to_owned());
         }
         let charged_at = charges.first().map_or(u64::MAX, |charge| charge.seq);
         if refunds.iter().chain(&bookings).any(|entry| entry.seq < charged_at) {

@@ -60,6 +60,8 @@ impl Desk<Inventory> for Shelves {
             if let Step::Counted = state.step {
                 let (sku, delta) = (sku.clone(), available - before);
                 self.counts.push(Count { change_id: subject, sku, delta, available });
+            } else if available == before {
+                continue;
             }
             let line = self.stock.entry(sku).or_insert(Shelf { loaded: None, available: 0 });
             line.available = available;
@@ -91,8 +93,10 @@ impl Stored for Inventory {
         .bind(column(batch, |(order_id, _)| *order_id))
         .fetch_all(&mut *tx)
         .await?;
+        let counted = counted_before(&mut *tx, batch).await?;
+        let counted = counted.into_iter().map(|change_id| (change_id, 1, 0, Some(Step::Counted)));
         let loaded = rows.into_iter().map(|row| (row.order_id, row.version, row.said, step(row)));
-        let reservations = Rows::read(loaded)?;
+        let reservations = Rows::read(loaded.chain(counted))?;
         // A release may follow its reservation within the batch, so those lines count too.
         let wanted: BTreeSet<&str> = (batch.iter())
             .flat_map(|(order_id, input)| skus(reservations.state(*order_id), input))
@@ -139,6 +143,22 @@ impl Stored for Inventory {
             .await?;
         all_saved(saved.unsigned_abs(), orders.len() + moved.len() + counts.len())
     }
+}
+
+/// Counts of a batch that runs again because the reply to its COMMIT was lost.
+async fn counted_before(
+    tx: &mut PgConnection,
+    batch: &[(Uuid, &Input)],
+) -> Result<Vec<Uuid>, Error> {
+    let counts = batch.iter().filter(|(_, input)| matches!(input, Input::Count { .. }));
+    let changes: Vec<Uuid> = counts.map(|(change_id, _)| *change_id).collect();
+    if changes.is_empty() {
+        return Ok(changes);
+    }
+    Ok(sqlx::query_scalar("select change_id from stock_changes where change_id = any($1::uuid[])")
+        .bind(changes)
+        .fetch_all(tx)
+        .await?)
 }
 
 const SAVE: &str = "

@@ -107,7 +107,7 @@ impl Stored for crate::Order {
             "select c.now, o.order_id, convert_from(e.headers, 'UTF8')::json ->> 'traceparent'
                from (select now()) c
                left join orders o
-                 on o.deadline_at <= c.now and o.deadline_at > coalesce($1, '-infinity')
+                 on o.deadline_at <= c.now and o.deadline_at > coalesce($1, c.now - interval '30 days')
                 and o.status = 1
                left join timeline t on t.order_id = o.order_id and t.type = 'OrderPlaced'
                left join events e on e.id = t.event_id",

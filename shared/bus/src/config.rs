@@ -42,6 +42,7 @@ impl Config {
             .set("fetch.wait.max.ms", self.fetch_wait_ms.to_string())
             .set("fetch.min.bytes", "1")
             .set("fetch.queue.backoff.ms", "1")
+            .set("queued.max.messages.kbytes", "8192")
             .set("topic.metadata.refresh.interval.ms", "10000")
             .set("statistics.interval.ms", "1000");
         client
@@ -55,7 +56,7 @@ impl Config {
             .set("linger.ms", "0")
             // Below the age at which the dispatcher sends again what a living process wrote.
             .set("message.timeout.ms", "30000")
-            .set("queue.buffering.max.messages", "100000");
+            .set("queue.buffering.max.messages", "20000");
         client
     }
 }

@@ -109,14 +109,15 @@ impl Consumer {
         })
     }
 
-    /// A record is handled and committed. Its offset is stored once nothing below it is open.
-    pub fn finished(&self, place: &Place) {
-        if let Some(offset) = self.inner.context().offsets.finished(place)
-            && let Err(error) = self.inner.store_offset(&place.topic, place.partition, offset)
-        {
-            // The partition was lost in between: its new owner will hear these records again.
-            tracing::debug!(%error, topic = %place.topic, partition = place.partition, "not stored");
-        }
+    /// Records are handled and committed. A partition's offset is stored up to where nothing below
+    /// is open.
+    pub fn finished<'a>(&self, places: impl IntoIterator<Item = &'a Place>) {
+        self.inner.context().offsets.finished(places, |topic, partition, offset| {
+            if let Err(error) = self.inner.store_offset(topic, partition, offset) {
+                // The partition was lost in between: its new owner hears these records again.
+                tracing::debug!(%error, topic, partition, "not stored");
+            }
+        });
     }
 
     /// Whether it has its partitions and a broker answers.

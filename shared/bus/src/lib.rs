@@ -8,7 +8,7 @@ mod producer;
 pub use config::Config;
 pub use consumer::{Consumer, Received};
 pub use offsets::{Offsets, Place};
-pub use producer::{Producer, Report};
+pub use producer::{Handed, Producer, Report};
 
 /// The topic of a producer.
 pub fn topic(producer: &str) -> String {

@@ -1,6 +1,6 @@
 //! Owns which records are finished. Refuses to store an offset above one that is not.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where a record lies, and under which assignment of partitions it came.
@@ -40,50 +40,77 @@ impl Offsets {
     pub(crate) fn received(&self, topic: Arc<str>, partition: i32, offset: i64) -> Place {
         let mut book = self.book();
         let epoch = book.epoch;
-        book.partitions
-            .entry((Arc::clone(&topic), partition))
-            .or_default()
-            .push_back((offset, false));
+        let open = book.partitions.entry((Arc::clone(&topic), partition)).or_default();
+        // The broker has sent us back: what was open before is heard again.
+        if open.back().is_some_and(|(last, _)| *last >= offset) {
+            open.clear();
+        }
+        open.push_back((offset, false));
         Place { topic, partition, offset, epoch }
     }
 
-    /// Marks a record as finished. `Some`: everything up to this offset is.
-    pub(crate) fn finished(&self, place: &Place) -> Option<i64> {
+    /// Marks records as finished and stores, for each partition that it moves, the offset up to
+    /// which everything is. Under the lock, so that no lane stores a lower one after a higher.
+    pub(crate) fn finished<'a>(
+        &self,
+        places: impl IntoIterator<Item = &'a Place>,
+        mut store: impl FnMut(&str, i32, i64),
+    ) {
         let mut book = self.book();
-        if place.epoch != book.epoch {
-            return None;
+        let mut touched = BTreeSet::new();
+        for place in places {
+            if place.epoch != book.epoch {
+                continue;
+            }
+            let partition = (Arc::clone(&place.topic), place.partition);
+            let Some(open) = book.partitions.get_mut(&partition) else { continue };
+            if let Ok(at) = open.binary_search_by_key(&place.offset, |(offset, _)| *offset) {
+                open[at].1 = true;
+                touched.insert(partition);
+            }
         }
-        let open = book.partitions.get_mut(&(Arc::clone(&place.topic), place.partition))?;
-        let at = open.binary_search_by_key(&place.offset, |(offset, _)| *offset).ok()?;
-        open[at].1 = true;
-        let mut low = None;
-        while let Some((offset, true)) = open.front() {
-            low = Some(*offset);
-            open.pop_front();
+        for partition in touched {
+            let Some(open) = book.partitions.get_mut(&partition) else { continue };
+            let mut low = None;
+            while let Some((offset, true)) = open.front() {
+                low = Some(*offset);
+                open.pop_front();
+            }
+            if let Some(low) = low {
+                store(&partition.0, partition.1, low);
+            }
         }
-        low
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Offsets;
+    use super::{Offsets, Place};
+
+    fn finish(offsets: &Offsets, places: &[&Place]) -> Vec<(i32, i64)> {
+        let mut stored = Vec::new();
+        offsets.finished(places.iter().copied(), |_, partition, offset| {
+            stored.push((partition, offset));
+        });
+        stored
+    }
 
     #[test]
     fn a_fast_record_does_not_move_the_offset_past_a_slow_one() {
         let offsets = Offsets::default();
         let places: Vec<_> = (10..13).map(|n| offsets.received("t".into(), 0, n)).collect();
-        assert_eq!(offsets.finished(&places[2]), None);
-        assert_eq!(offsets.finished(&places[1]), None);
-        assert_eq!(offsets.finished(&places[0]), Some(12));
+        assert_eq!(finish(&offsets, &[&places[2]]), []);
+        assert_eq!(finish(&offsets, &[&places[1]]), []);
+        assert_eq!(finish(&offsets, &[&places[0]]), [(0, 12)]);
     }
 
     #[test]
-    fn partitions_do_not_wait_for_each_other() {
+    fn a_batch_stores_each_partition_once() {
         let offsets = Offsets::default();
-        let _slow = offsets.received("t".into(), 0, 5);
-        let fast = offsets.received("t".into(), 1, 9);
-        assert_eq!(offsets.finished(&fast), Some(9));
+        let first: Vec<_> = (5..9).map(|n| offsets.received("t".into(), 0, n)).collect();
+        let second = offsets.received("t".into(), 1, 9);
+        let batch: Vec<&Place> = first.iter().take(3).chain([&second]).collect();
+        assert_eq!(finish(&offsets, &batch), [(0, 7), (1, 9)]);
     }
 
     #[test]
@@ -91,10 +118,10 @@ mod tests {
         let offsets = Offsets::default();
         let old = offsets.received("t".into(), 0, 5);
         offsets.forget();
-        assert_eq!(offsets.finished(&old), None);
+        assert_eq!(finish(&offsets, &[&old]), []);
         let again = offsets.received("t".into(), 0, 5);
-        assert_eq!(offsets.finished(&old), None);
-        assert_eq!(offsets.finished(&again), Some(5));
+        assert_eq!(finish(&offsets, &[&old]), []);
+        assert_eq!(finish(&offsets, &[&again]), [(0, 5)]);
     }
 
     #[test]
@@ -102,8 +129,16 @@ mod tests {
         let offsets = Offsets::default();
         let first = offsets.received("t".into(), 0, 1);
         let second = offsets.received("t".into(), 0, 2);
-        assert_eq!(offsets.finished(&first), Some(1));
-        assert_eq!(offsets.finished(&first), None);
-        assert_eq!(offsets.finished(&second), Some(2));
+        assert_eq!(finish(&offsets, &[&first]), [(0, 1)]);
+        assert_eq!(finish(&offsets, &[&first]), []);
+        assert_eq!(finish(&offsets, &[&second]), [(0, 2)]);
+    }
+
+    #[test]
+    fn a_broker_that_goes_back_does_not_hold_the_offset_for_ever() {
+        let offsets = Offsets::default();
+        let _lost = offsets.received("t".into(), 0, 8);
+        let again = offsets.received("t".into(), 0, 3);
+        assert_eq!(finish(&offsets, &[&again]), [(0, 3)]);
     }
 }

@@ -11,7 +11,17 @@ use uuid::Uuid;
 
 use crate::{Config, Error, topic};
 
-/// What became of a record that was handed over.
+/// What the client did with a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handed {
+    Taken,
+    /// No room: nothing behind it is taken either.
+    Full,
+    /// This one alone cannot be sent.
+    Refused,
+}
+
+/// What became of a record that was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
     /// The broker has it.
@@ -46,13 +56,13 @@ impl Producer {
     }
 
     /// Puts a record into the client's queue and returns at once; `reports` hears what became of
-    /// it. `Ok(false)`: the queue is full, nothing was taken and nothing will be reported.
+    /// it if it was taken.
     pub fn send(
         &self,
         envelope: &Envelope,
         body: &[u8],
         reports: &UnboundedSender<Report>,
-    ) -> Result<bool, Error> {
+    ) -> Result<Handed, Error> {
         let key = envelope.subject.to_string();
         let headers = envelope.headers();
         let headers = headers
@@ -66,14 +76,16 @@ impl Producer {
             .payload(body)
             .headers(headers);
         match self.inner.send(record) {
-            Ok(()) => Ok(true),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(false),
+            Ok(()) => Ok(Handed::Taken),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                Ok(Handed::Full)
+            }
             Err((error, _)) if self.inner.client().fatal_error().is_some() => {
                 Err(Error::Fatal(error))
             }
             Err((error, _)) => {
                 tracing::warn!(%error, topic = %self.topic, "not sent");
-                Ok(false)
+                Ok(Handed::Refused)
             }
         }
     }

@@ -86,9 +86,11 @@ pub enum Next {
 /// the next look-up shows it recorded under our key.
 pub fn next(policy: &Policy, call: &CallState, heard: Heard) -> Next {
     match heard {
+        // Time that passed while nobody asked, because we were down, still leaves one look-up: what
+        // is recorded by now is definite.
+        Heard::Due if call.in_doubt && call.attempts <= policy.attempts_max => Next::LookUp,
         Heard::Due => match spent(policy, call, call.attempts > policy.attempts_max) {
             Some(code) => stuck(code, call.in_doubt),
-            None if call.in_doubt => Next::LookUp,
             None => Next::Send,
         },
         Heard::Answer(Outcome::Done { reference }) | Heard::Found(LookUp::Done { reference }) => {

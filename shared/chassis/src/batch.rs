@@ -56,7 +56,7 @@ pub(crate) async fn run<S: Service>(
     };
     let mut keys = Keys::read(tx, jobs).await?;
     let mut batch = Batch::new(acked);
-    let mut seen = HashSet::new();
+    let mut seen = HashMap::new();
     let clock = Clock { now: claimed.now, ids: ContextV7::new() };
     for (index, job) in jobs.iter().enumerate() {
         if batch.is_settled_already(index, job, &claimed, &mut seen, &keys) {
@@ -152,16 +152,20 @@ impl<S: Service> Batch<S> {
         index: usize,
         job: &Job<S>,
         claimed: &Claimed,
-        seen: &mut HashSet<Uuid>,
+        seen: &mut HashMap<Uuid, i64>,
         keys: &Keys,
     ) -> bool {
         match &job.source {
-            Source::Event(event) if claimed.clash.contains(&event.id) => {
+            Source::Event(event)
+                if claimed.clash.contains(&event.id)
+                    || seen.get(&event.id).is_some_and(|hash| *hash != event.body_hash) =>
+            {
                 self.set_aside(index, job, "ID_COLLISION");
                 true
             }
             Source::Event(event) => {
-                let repeat = !claimed.fresh.contains(&event.id) || !seen.insert(event.id);
+                let again = seen.insert(event.id, event.body_hash).is_some();
+                let repeat = again || !claimed.fresh.contains(&event.id);
                 self.duplicates += u64::from(repeat);
                 telemetry::spans::duplicate(&job.span, repeat);
                 repeat

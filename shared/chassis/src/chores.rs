@@ -39,6 +39,11 @@ async fn gauges<S: Service>(shell: &Shell<S>) -> Result<(), store::Error> {
     let outbox = store::outbox_state(shell.db.autocommit()).await?;
     gauge!(names::OUTBOX_ROWS).set(outbox.rows as f64);
     gauge!(names::OUTBOX_OLDEST_SECONDS).set(outbox.oldest_seconds);
+    let strays = store::strays(&shell.db).await?;
+    gauge!(names::STRAY_ROWS).set(strays as f64);
+    if strays > 0 {
+        tracing::error!(strays, "rows lie in a default partition: a week was not made ahead");
+    }
     for (consumer, code, count) in store::open_letters(&shell.db).await? {
         gauge!(names::DEAD_LETTERS, "consumer" => consumer, "code" => code).set(count as f64);
     }

@@ -17,7 +17,7 @@ mod armed {
     use std::sync::{Mutex, PoisonError};
 
     /// Every point there is, in the order in which an input passes them.
-    const POINTS: [&str; 8] = [
+    const POINTS: [&str; 9] = [
         "lane.before_commit",
         "lane.answer.before_commit",
         "lane.committed.before_produce",
@@ -26,6 +26,7 @@ mod armed {
         "call.counted.before_send",
         "call.sent.before_answer",
         "dispatcher.produced.before_ack",
+        "dispatcher.acked.before_delete",
     ];
 
     static ARMED: Mutex<Option<(String, u32)>> = Mutex::new(None);

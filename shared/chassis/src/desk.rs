@@ -37,12 +37,12 @@ pub struct Rows<T> {
 
 impl<T: Clone + Default> Rows<T> {
     /// From what was loaded: subject, version, number of the last event, state. A state that is
-    /// not there is a row that no code of ours has written: it waits for a person.
+    /// not there is a row that no code of ours has written: poison for the input that needs it.
     pub fn read(
         loaded: impl IntoIterator<Item = (Uuid, i32, i32, Option<T>)>,
     ) -> Result<Self, Error> {
         let rows = loaded.into_iter().map(|(subject, version, said, state)| {
-            let broken = || Error::Wait(format!("the row of {subject} cannot be read back"));
+            let broken = || Error::Poison(format!("the row of {subject} cannot be read back"));
             let state = state.ok_or_else(broken)?;
             Ok((subject, Row { state, version, said, changed: false }))
         });

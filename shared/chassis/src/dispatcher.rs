@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::Report;
+use bus::{Handed, Report};
 use chrono::{DateTime, Utc};
 use metrics::counter;
 use store::Error;
@@ -71,12 +71,14 @@ impl<S: Service> Dispatcher<S> {
     async fn work(&mut self) -> Result<(), Stop> {
         let mut clock_at = Instant::now();
         loop {
-            let found = self.pass().await?;
+            let sent = self.pass().await?;
             if clock_at <= Instant::now() {
-                self.ask_the_clock().await?;
+                if let Err(error) = self.ask_the_clock().await {
+                    tracing::warn!(%error, "the clock is asked later");
+                }
                 clock_at = Instant::now() + CLOCK_EVERY;
             }
-            if found == PASS_EVENTS_MAX {
+            if sent == PASS_EVENTS_MAX {
                 continue;
             }
             tokio::select! {
@@ -104,14 +106,16 @@ impl<S: Service> Dispatcher<S> {
         let mut open = HashSet::new();
         for said in &events {
             let _span = telemetry::spans::send(self.shell.producer.topic(), &said.envelope);
-            let taken = self.shell.producer.send(&said.envelope, &said.body, &reports_to);
-            if !taken.map_err(Stop::Broker)? {
-                break;
+            let handed = self.shell.producer.send(&said.envelope, &said.body, &reports_to);
+            match handed.map_err(Stop::Broker)? {
+                Handed::Taken => drop(open.insert(said.envelope.id)),
+                Handed::Refused => {}
+                Handed::Full => break,
             }
-            open.insert(said.envelope.id);
         }
         crash_point!("dispatcher.produced.before_ack");
         let acked = await_reports(open, &mut reports).await;
+        crash_point!("dispatcher.acked.before_delete");
         self.outbox.delete(&acked).await?;
         counter!(names::DISPATCHED).increment(acked.len() as u64);
         if acked.len() == ids.len() {
@@ -120,7 +124,7 @@ impl<S: Service> Dispatcher<S> {
         Ok(acked.len())
     }
 
-    async fn ask_the_clock(&mut self) -> Result<(), Stop> {
+    async fn ask_the_clock(&mut self) -> Result<(), Error> {
         let due = S::due(self.outbox.connection(), self.mark).await?;
         self.mark = due.mark.or(self.mark);
         for (subject, input, trace) in due.inputs {

@@ -2,6 +2,7 @@
 //! to let a handler hold a connection: a client that hangs up cancels nothing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::{Answer, Code, Problem};
 use axum::Router;
@@ -20,6 +21,9 @@ use uuid::Uuid;
 use crate::job::{Command, Job, Keyed, Source, Work};
 use crate::service::Service;
 use crate::shell::Shell;
+
+/// A client waits no longer for a lane that waits for its database.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a command's answer may name beside the state.
 #[derive(Debug, Clone, Copy)]
@@ -120,7 +124,11 @@ impl<S: Service> App<S> {
         // A full lane says so at once: nothing queues without bound.
         let taken = lane.try_send(Work::Decide(job));
         taken.map_err(|_| Problem::new(Code::Unavailable))?;
-        answer.await.map_err(|_| Problem::new(Code::Unavailable))?
+        match tokio::time::timeout(ANSWER_WITHIN, answer).await {
+            Ok(Ok(answer)) => answer,
+            // It may still be done: the same key asks again.
+            Ok(Err(_)) | Err(_) => Err(Code::Unavailable.into()),
+        }
     }
 }
 

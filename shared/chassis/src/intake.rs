@@ -54,7 +54,7 @@ fn read<S: Service>(received: Received, consumer: &Arc<Consumer>) -> Option<(uui
         Ok(None) => {
             let kind = envelope.kind.to_string();
             counter!(names::EVENTS_SKIPPED, "type" => kind).increment(1);
-            consumer.finished(&received.place);
+            consumer.finished([&received.place]);
             return None;
         }
         Err(Undecodable::Version(_)) => {
@@ -63,7 +63,7 @@ fn read<S: Service>(received: Received, consumer: &Arc<Consumer>) -> Option<(uui
         Err(Undecodable::Body(_)) => return set_aside(received, Some(subject), "DECODE"),
     };
     let Some(input) = S::route(&heard) else {
-        consumer.finished(&received.place);
+        consumer.finished([&received.place]);
         return None;
     };
     let place = &received.place;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::Report;
+use bus::{Handed, Report};
 use metrics::{counter, histogram};
 use store::{Commit, DeadLetter, Error};
 use telemetry::names;
@@ -15,13 +15,17 @@ use uuid::Uuid;
 use crate::batch::{self, Batch};
 use crate::config::{BATCH_INPUTS_MAX, Dispatch};
 use crate::crash::crash_point;
-use crate::job::{Job, Source, Unreadable, Work, letter};
+use crate::job::{Delivery, Job, Source, Unreadable, Work, letter};
 use crate::outside;
 use crate::service::Service;
 use crate::shell::Shell;
 
 /// How long acknowledged outbox ids wait for a batch to go with.
 const IDLE_FLUSH: Duration = Duration::from_millis(50);
+/// How long a lane that ends waits for the reports of what it has sent.
+const LAST_FLUSH: Duration = Duration::from_secs(2);
+/// So many reruns at once are an accident; more are treated as an outage.
+const RERUNS_MAX: u32 = 20;
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 
@@ -58,6 +62,7 @@ impl<S: Service> Lane<S> {
                     self.flush().await;
                 }
                 () = draining.cancelled() => {
+                    self.await_reports().await?;
                     self.flush().await;
                     return Ok(());
                 }
@@ -77,6 +82,14 @@ impl<S: Service> Lane<S> {
         while let Ok(report) = self.reports.try_recv() {
             self.note(&report);
         }
+    }
+
+    /// The last of this lane is on its way to the broker.
+    async fn await_reports(&mut self) -> anyhow::Result<()> {
+        let producer = self.shell.producer.clone();
+        tokio::task::spawn_blocking(move || producer.flush(LAST_FLUSH)).await?;
+        self.note_reports();
+        Ok(())
     }
 
     async fn flush(&mut self) {
@@ -160,20 +173,26 @@ impl<S: Service> Lane<S> {
         }
         for (index, code) in stuck {
             if let Source::Answer { step } = &jobs[index].source {
-                outside::stick(&self.shell, (jobs[index].subject, step), false, code).await;
+                outside::stick(&self.shell, (jobs[index].subject, step), false, code, true).await;
             }
+        }
+        let events: Vec<&Delivery> = (jobs.iter())
+            .filter_map(|job| match &job.source {
+                Source::Event(event) => Some(event),
+                _ => None,
+            })
+            .collect();
+        if let Some(first) = events.first() {
+            // A service hears through one consumer.
+            first.consumer.finished(events.iter().map(|event| &event.received.place));
         }
         let mut replies = replies.into_iter().peekable();
         for (index, job) in jobs.into_iter().enumerate() {
-            match job.source {
-                Source::Event(event) => event.consumer.finished(&event.received.place),
-                Source::Command(command) => {
-                    if let Some((_, answer)) = replies.next_if(|(at, _)| *at == index) {
-                        // The client may have gone; what was done is done.
-                        drop(command.reply.send(answer));
-                    }
-                }
-                Source::Answer { .. } | Source::Clock => {}
+            if let Source::Command(command) = job.source
+                && let Some((_, answer)) = replies.next_if(|(at, _)| *at == index)
+            {
+                // The client may have gone; what was done is done.
+                drop(command.reply.send(answer));
             }
         }
         Ok(())
@@ -187,7 +206,8 @@ impl<S: Service> Lane<S> {
         }
         for said in &commit.said {
             let _span = telemetry::spans::send(self.shell.producer.topic(), &said.envelope);
-            if !self.shell.producer.send(&said.envelope, &said.body, &self.reports_to)? {
+            let handed = self.shell.producer.send(&said.envelope, &said.body, &self.reports_to)?;
+            if handed == Handed::Full {
                 tracing::warn!("the producer's queue is full: the dispatcher sends the rest");
                 break;
             }
@@ -203,10 +223,10 @@ impl<S: Service> Lane<S> {
             Source::Event(event) => {
                 let dead = letter(S::NAME, "POISON", Some(job.subject), &event.received);
                 self.write_letter(dead, Some((event.id, event.body_hash))).await;
-                event.consumer.finished(&event.received.place);
+                event.consumer.finished([&event.received.place]);
             }
             Source::Answer { step } => {
-                outside::stick(&self.shell, (job.subject, &step), false, "POISON").await;
+                outside::stick(&self.shell, (job.subject, &step), false, "POISON", true).await;
             }
             Source::Command(command) => {
                 drop(command.reply.send(Err(api::Code::Internal.into())));
@@ -219,7 +239,7 @@ impl<S: Service> Lane<S> {
         let Unreadable { code, subject, received, consumer } = unreadable;
         tracing::error!(code, place = ?received.place, "a record cannot be read");
         self.write_letter(letter(S::NAME, code, subject, &received), None).await;
-        consumer.finished(&received.place);
+        consumer.finished([&received.place]);
     }
 
     /// A dead letter in a transaction of its own, with the claim of its event if it has one.
@@ -257,11 +277,12 @@ fn count_letter(dead: &DeadLetter) {
 /// How long to wait for infrastructure, and until when.
 pub(crate) struct BackOff {
     wait: Duration,
+    reruns: u32,
 }
 
 impl Default for BackOff {
     fn default() -> Self {
-        Self { wait: BACK_OFF_MIN }
+        Self { wait: BACK_OFF_MIN, reruns: 0 }
     }
 }
 
@@ -274,7 +295,10 @@ impl BackOff {
             Error::Rerun(why) => {
                 tracing::debug!(why, "a batch runs again");
                 counter!(names::BATCH_RERUNS).increment(1);
-                return None;
+                self.reruns += 1;
+                if self.reruns <= RERUNS_MAX {
+                    return None;
+                }
             }
             // What was committed under the old number is due at once to the dispatcher.
             Error::CommitLost(why) => {

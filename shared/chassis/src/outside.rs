@@ -9,7 +9,7 @@ use metrics::counter;
 use saga::{LookUp, Outcome, Settled};
 use store::{Attempt, DeadLetter, DueCall, Origin, Wanted};
 use telemetry::names;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use crate::batch::GRACE_MS;
@@ -23,15 +23,20 @@ use crate::shell::Shell;
 const CALLS_MAX: usize = 64;
 const DUE_EVERY: Duration = Duration::from_millis(250);
 
+/// While a refusal that was definite is on its way into the lane, nobody asks again for so long.
+const HOLD: Duration = Duration::from_mins(1);
+
 /// The way out to one destination, and the slots it has.
 pub(crate) struct Exit {
     pub destination: Destination,
     pub permits: Arc<Semaphore>,
+    /// An attempt is over.
+    freed: Notify,
 }
 
 impl Exit {
     pub fn new(destination: Destination) -> Self {
-        Self { destination, permits: Arc::new(Semaphore::new(CALLS_MAX)) }
+        Self { destination, permits: Arc::new(Semaphore::new(CALLS_MAX)), freed: Notify::new() }
     }
 }
 
@@ -61,38 +66,51 @@ pub(crate) fn start<S: Service>(
 pub(crate) async fn run<S: Service>(shell: Arc<Shell<S>>, exit: Arc<Exit>) -> anyhow::Result<()> {
     let mut ticks = tokio::time::interval(DUE_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut crowded = false;
     loop {
         tokio::select! {
             () = shell.closing.cancelled() => return Ok(()),
+            () = exit.freed.notified(), if crowded => {}
             _ = ticks.tick() => {}
         }
-        if let Err(error) = take_due(&shell, &exit).await {
-            tracing::warn!(%error, destination = exit.destination.name(), "due calls wait");
+        match take_due(&shell, &exit).await {
+            Ok(all) => crowded = !all,
+            Err(error) => {
+                tracing::warn!(%error, destination = exit.destination.name(), "due calls wait");
+            }
         }
     }
 }
 
-async fn take_due<S: Service>(shell: &Arc<Shell<S>>, exit: &Arc<Exit>) -> Result<(), store::Error> {
-    let mut permits = Vec::new();
-    while let Ok(permit) = Arc::clone(&exit.permits).try_acquire_owned() {
-        permits.push(permit);
-    }
-    if permits.is_empty() {
-        return Ok(());
+/// `false`: there may be more than there were slots.
+async fn take_due<S: Service>(
+    shell: &Arc<Shell<S>>,
+    exit: &Arc<Exit>,
+) -> Result<bool, store::Error> {
+    let slots = exit.permits.available_permits();
+    if slots == 0 {
+        return Ok(false);
     }
     let attempt_ms = exit.destination.policy().attempt_ms_max() + GRACE_MS;
     let calls = store::due_calls(
         &shell.db,
         exit.destination.name(),
         shell.boot.number(),
-        permits.len(),
+        slots,
         Duration::from_millis(attempt_ms),
     )
     .await?;
-    for (call, permit) in calls.into_iter().zip(permits) {
-        tokio::spawn(attempt(Arc::clone(shell), Arc::clone(exit), call, permit));
+    let all = calls.len() < slots;
+    for call in calls {
+        let (shell, exit) = (Arc::clone(shell), Arc::clone(exit));
+        tokio::spawn(async move {
+            // A lane may have been faster: then this one starts as soon as somebody is done.
+            if let Ok(permit) = Arc::clone(&exit.permits).acquire_owned().await {
+                attempt(shell, exit, call, permit).await;
+            }
+        });
     }
-    Ok(())
+    Ok(all)
 }
 
 /// One attempt: as many questions as it takes to know what comes next.
@@ -144,7 +162,9 @@ async fn attempt<S: Service>(
                 heard = Heard::Found(found);
             }
             Next::Settle(settled) => {
-                answer(&shell, &call, &settled, span).await;
+                if is_alone(&shell, &call, &settled, state.in_doubt, boot).await {
+                    answer(&shell, &call, &settled, span).await;
+                }
                 break;
             }
             Next::Wait { at_least_ms, at_most_ms, in_doubt, code } => {
@@ -160,7 +180,7 @@ async fn attempt<S: Service>(
             }
             Next::Stuck { code, in_doubt } => {
                 telemetry::spans::failed(&span, &code);
-                stick(&shell, at, in_doubt, &code).await;
+                stick(&shell, at, in_doubt, &code, false).await;
                 break;
             }
         }
@@ -168,6 +188,30 @@ async fn attempt<S: Service>(
         state.age_ms = call.age_ms.saturating_add(elapsed);
     }
     drop(permit);
+    exit.freed.notify_one();
+}
+
+/// A refusal that answers the one and only attempt is definite. If somebody has taken the call since
+/// (our lock was lost, the commit was slow), their attempt may have its effect: then theirs counts.
+async fn is_alone<S: Service>(
+    shell: &Shell<S>,
+    call: &DueCall,
+    settled: &Settled,
+    in_doubt: bool,
+    boot: i32,
+) -> bool {
+    // What is done is done, and what was looked up is recorded: neither depends on who asked.
+    if matches!(settled, Settled::Done { .. }) || in_doubt {
+        return true;
+    }
+    let at = (call.subject, call.step.as_str());
+    match store::hold(&shell.db, at, call.attempts, boot, HOLD).await {
+        Ok(held) => held,
+        Err(error) => {
+            tracing::warn!(%error, subject = %call.subject, "a refusal is asked for again");
+            false
+        }
+    }
 }
 
 /// The definite outcome goes where everything about the subject meets.
@@ -178,7 +222,7 @@ async fn answer<S: Service>(
     span: tracing::Span,
 ) {
     let Some(input) = S::answered(&call.step, settled) else {
-        return stick(shell, (call.subject, &call.step), false, "UNEXPECTED").await;
+        return stick(shell, (call.subject, &call.step), false, "UNEXPECTED", true).await;
     };
     let origin = Origin { cause: call.origin.cause, trace: telemetry::spans::context(&span) };
     let job = Job {
@@ -193,12 +237,13 @@ async fn answer<S: Service>(
 }
 
 /// Sets a call aside with its dead letter, however long that takes: a call that nobody can settle
-/// must be seen.
+/// must be seen. `whatever`: also if its row is gone.
 pub(crate) async fn stick<S: Service>(
     shell: &Shell<S>,
     call: (Uuid, &str),
     in_doubt: bool,
     code: &str,
+    whatever: bool,
 ) {
     let (subject, step) = call;
     tracing::error!(%subject, step, code, "a call is stuck");
@@ -213,7 +258,7 @@ pub(crate) async fn stick<S: Service>(
         attempts: 0,
     };
     let mut back_off = BackOff::default();
-    while let Err(error) = store::stick(&shell.db, call, in_doubt, &letter).await {
+    while let Err(error) = store::stick(&shell.db, call, in_doubt, &letter, whatever).await {
         if let Some(why) = back_off.endure(shell, error).await {
             tracing::error!(why, "a call's dead letter cannot be written");
             return;

@@ -11,7 +11,7 @@ use saga::{Heard as _, Participant};
 use store::{Boot, Db, MigrationError};
 use telemetry::Telemetry;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +28,7 @@ use crate::{chores, dispatcher, intake, outside, view};
 const MIGRATE_TRIES_MAX: u32 = 60;
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// For each step of an orderly end. What is not done by then is done by the next process.
-const STOP_WITHIN: Duration = Duration::from_secs(5);
+const STOP_WITHIN: Duration = Duration::from_secs(4);
 
 type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
 
@@ -133,6 +133,8 @@ async fn serve<S: Service>(
         .with_context(|| format!("cannot listen on {}", config.listen))?;
     tracing::info!(listen = %listener.local_addr()?, boot = shell.boot.number(), "serving");
     let consumers = Arc::new(consumers);
+    // So would dropping a consumer. The end of the process frees it as well.
+    std::mem::forget(Arc::clone(&consumers));
     let app = App { shell: Arc::clone(&shell), consumers: Arc::clone(&consumers), telemetry };
     let closed = shell.closing.clone().cancelled_owned();
     let http = axum::serve(listener, router(app, routes)).with_graceful_shutdown(closed);
@@ -191,8 +193,6 @@ async fn stop<S: Service>(
     let drained =
         tokio::time::timeout(STOP_WITHIN, async { while tasks.join_next().await.is_some() {} });
     drop(drained.await);
-    let producer = shell.producer.clone();
-    drop(tokio::task::spawn_blocking(move || producer.flush(STOP_WITHIN)).await);
     shell.draining.cancel();
     let drained = tokio::time::timeout(STOP_WITHIN, async {
         // The boot lock and the upkeep never end by themselves.
@@ -201,12 +201,14 @@ async fn stop<S: Service>(
     drop(drained.await);
     workers.abort_all();
     tasks.abort_all();
-    // Leaving a group can block for ever in the client: it gets a thread of its own and no more
-    // time than the rest.
-    let leaving = tokio::task::spawn_blocking(move || {
+    // Leaving a group can block for ever in the client: it gets a thread that nobody joins.
+    let (left, leaving) = oneshot::channel();
+    std::thread::spawn(move || {
         for consumer in consumers.iter() {
             consumer.leave();
         }
+        // Nobody waits any more if the bound has passed.
+        let _ = left.send(());
     });
     drop(tokio::time::timeout(STOP_WITHIN, leaving).await);
     drop(tokio::time::timeout(STOP_WITHIN, shell.db.close()).await);

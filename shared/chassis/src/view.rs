@@ -59,9 +59,7 @@ pub(crate) async fn run<S: Service>(
             }
         }
         write(&shell, &view, seen, dead).await;
-        for received in &records {
-            consumer.finished(&received.place);
-        }
+        consumer.finished(records.iter().map(|received| &received.place));
     }
 }
 

@@ -109,7 +109,8 @@ declare
     monday timestamptz;
 begin
     perform pg_advisory_xact_lock(hashtext('partitions ' || current_schema()), 0);
-    foreach parent in array array['events', 'inbox'] loop
+    -- In the order in which a batch locks them.
+    foreach parent in array array['inbox', 'events'] loop
         for week in -weeks_back .. weeks_ahead loop
             monday := date_trunc('week', now()) + week * interval '7 days';
             week_name := parent || '_' || to_char(monday, 'IYYY"w"IW');

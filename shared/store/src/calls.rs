@@ -67,7 +67,7 @@ pub async fn due_calls(
     .bind(attempt)
     .fetch_all(&mut *connection)
     .await?;
-    rows.into_iter().map(due_call).collect()
+    Ok(rows.into_iter().map(due_call).collect())
 }
 
 type Row = (
@@ -84,7 +84,7 @@ type Row = (
     Option<DateTime<Utc>>,
 );
 
-fn due_call(row: Row) -> Result<DueCall, Error> {
+fn due_call(row: Row) -> DueCall {
     let (
         subject,
         step,
@@ -98,10 +98,10 @@ fn due_call(row: Row) -> Result<DueCall, Error> {
         born,
         deadline,
     ) = row;
-    let origin = serde_json::from_slice(&headers)
-        .map_err(|e| Error::Wait(format!("call {subject} {step} cannot be read back: {e}")))?;
+    // Only where it belongs in a trace: a call is made without it, too.
+    let origin = serde_json::from_slice(&headers).unwrap_or_default();
     let since_birth = |at: DateTime<Utc>| (at - born).num_milliseconds().max(0).cast_unsigned();
-    Ok(DueCall {
+    DueCall {
         subject,
         step,
         path,
@@ -112,7 +112,7 @@ fn due_call(row: Row) -> Result<DueCall, Error> {
         in_doubt,
         age_ms: since_birth(now),
         life_ms: deadline.map(since_birth),
-    })
+    }
 }
 
 /// What an attempt without a definite outcome leaves behind.
@@ -150,13 +150,38 @@ pub async fn note_attempt(
     Ok(())
 }
 
+/// Whether this attempt is still the call's only one: then nobody makes another for so long, and a
+/// refusal that it got is definite. `false`: somebody has taken the call since.
+pub async fn hold(
+    db: &Db,
+    call: (Uuid, &str),
+    attempts: u32,
+    boot: i32,
+    lease: Duration,
+) -> Result<bool, Error> {
+    let done = sqlx::query(
+        "update calls set boot = null, next_attempt_at = now() + $5::interval
+          where subject = $1 and step = $2 and attempts = $3 and boot = $4 and not in_doubt",
+    )
+    .bind(call.0)
+    .bind(call.1)
+    .bind(attempts.cast_signed())
+    .bind(boot)
+    .bind(lease)
+    .execute(db.autocommit())
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
 /// Sets a call aside: it stays, is never due again, and its dead letter says so, both or neither.
-/// A call that is settled or stuck already is left alone.
+/// A call that is settled or stuck already is left alone; `whatever`: there is a dead letter even
+/// then.
 pub async fn stick(
     db: &Db,
     call: (Uuid, &str),
     in_doubt: bool,
     letter: &DeadLetter,
+    whatever: bool,
 ) -> Result<(), Error> {
     let (subject, step) = call;
     db.with_tx(async |tx| {
@@ -173,8 +198,13 @@ pub async fn stick(
         .bind(&letter.code)
         .fetch_optional(&mut *tx)
         .await?;
-        let Some((headers, body, attempts)) = stuck else { return Ok(()) };
-        let letter = DeadLetter { headers, body, attempts, ..letter.clone() };
+        let letter = match stuck {
+            Some((headers, body, attempts)) => {
+                DeadLetter { headers, body, attempts, ..letter.clone() }
+            }
+            None if whatever => letter.clone(),
+            None => return Ok(()),
+        };
         write(tx, 0, &Commit { dead: vec![letter], ..Commit::default() }).await
     })
     .await

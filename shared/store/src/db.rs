@@ -95,7 +95,7 @@ impl Db {
         let result = body(&mut tx).await?;
         match tx.commit().await {
             Ok(()) => Ok(result),
-            Err(sqlx::Error::Database(cause)) => Err(sqlx::Error::Database(cause).into()),
+            Err(error) if is_refused(&error) => Err(error.into()),
             Err(error) => Err(Error::CommitLost(error.to_string())),
         }
     }
@@ -178,4 +178,11 @@ mod tests {
         assert_eq!(kept.await?, ROUNDS);
         Ok(())
     }
+}
+
+/// Whether Postgres has said no to a COMMIT. A connection that broke, or a server that was shutting
+/// down, says nothing about it.
+fn is_refused(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| !code.starts_with("08") && !code.starts_with("57"))
 }

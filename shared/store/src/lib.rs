@@ -15,7 +15,7 @@ pub use batch::{
 };
 pub use boot::Boot;
 pub use bootstrap::bootstrap_sql;
-pub use calls::{Attempt, DueCall, due_calls, note_attempt, stick};
+pub use calls::{Attempt, DueCall, due_calls, hold, note_attempt, stick};
 pub use db::{Config, Db};
 pub use error::Error;
 pub use migrate::{MigrationError, Migrations, migrate};
@@ -26,6 +26,15 @@ pub use outbox::{Dispatch, OutboxState, delete_acked, outbox_state};
 pub async fn ensure_partitions(db: &Db) -> Result<(), Error> {
     sqlx::query("select ensure_partitions(3, 4)").execute(db.autocommit()).await?;
     Ok(())
+}
+
+/// Rows for which no partition was made: more than none is an alarm.
+pub async fn strays(db: &Db) -> Result<i64, Error> {
+    Ok(sqlx::query_scalar(
+        "select (select count(*) from events_default) + (select count(*) from inbox_default)",
+    )
+    .fetch_one(db.autocommit())
+    .await?)
 }
 
 /// Open dead letters, by consumer (or origin) and code.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use saga::{Envelope, EventType, Refused};
+use saga::Envelope;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
@@ -11,6 +11,10 @@ use crate::{Db, Error};
 
 /// Every so many passes start from the first id again: the mark is a speed-up, never a cursor.
 const PASSES_PER_SWEEP: u32 = 10;
+
+/// A pass starts so far below what is out: no transaction lives that long, so what has not committed
+/// yet lies above.
+const SLACK: Duration = Duration::from_mins(1);
 
 /// The dispatcher's own connection, its lock, and how far it has looked.
 pub struct Dispatch {
@@ -56,14 +60,20 @@ impl Dispatch {
         .bind(age)
         .fetch_all(&mut self.connection)
         .await?;
+        if ids.is_empty() {
+            // Everything older than `age` is out, so only what is younger need be looked at again.
+            self.low = sqlx::query_scalar("select uuid_floor(now() - $1::interval)")
+                .bind(age + SLACK)
+                .fetch_one(&mut self.connection)
+                .await?;
+        }
         Ok(ids)
     }
 
-    /// Every id that was due up to this one is published. The next pass starts a minute below it:
-    /// no transaction lives that long, so what has not committed yet lies above.
+    /// Every id that was due up to this one is published.
     pub fn mark(&mut self, last: Uuid) {
         let millis = last.as_u128() >> 80;
-        self.low = Uuid::from_u128(millis.saturating_sub(60_000) << 80);
+        self.low = Uuid::from_u128(millis.saturating_sub(SLACK.as_millis()) << 80);
     }
 
     /// The events of some ids, ordered by (subject, version).
@@ -75,8 +85,8 @@ impl Dispatch {
         .fetch_all(&mut self.connection)
         .await?
         .into_iter()
-        .map(said)
-        .collect::<Result<Vec<_>, _>>()?;
+        .filter_map(said)
+        .collect::<Vec<_>>();
         events.sort_by_key(|said| (said.envelope.subject, said.envelope.version));
         Ok(events)
     }
@@ -89,19 +99,15 @@ impl Dispatch {
 
 type Row = (Uuid, Uuid, Option<i32>, String, Vec<u8>, Vec<u8>);
 
-fn said((id, subject, version, kind, headers, body): Row) -> Result<Said, Error> {
-    let broken = |why: String| Error::Wait(format!("event {id} cannot be read back: {why}"));
-    let stored: Stored = serde_json::from_slice(&headers).map_err(|e| broken(e.to_string()))?;
-    let envelope = Envelope {
-        id,
-        kind: kind.parse::<EventType>().map_err(|e: Refused| broken(e.to_string()))?,
-        time: stored.time,
-        subject,
-        version: version.map(i32::cast_unsigned),
-        cause: stored.cause,
-        trace: stored.trace,
+/// `None`: a row that no code of ours has written. It stays, and stops nothing else.
+fn said((id, subject, version, kind, headers, body): Row) -> Option<Said> {
+    let (Ok(kind), Ok(stored)) = (kind.parse(), serde_json::from_slice::<Stored>(&headers)) else {
+        tracing::error!(event = %id, "an event cannot be read back");
+        return None;
     };
-    Ok(Said { envelope, body })
+    let Stored { time, cause, trace } = stored;
+    let version = version.map(i32::cast_unsigned);
+    Some(Said { envelope: Envelope { id, kind, time, subject, version, cause, trace }, body })
 }
 
 /// The boot numbers whose process holds its lock.

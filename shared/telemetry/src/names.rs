@@ -41,6 +41,8 @@ pub const BATCH_RERUNS: &str = "switchback_batch_reruns_total";
 pub const DISPATCHED: &str = "switchback_dispatched_total";
 pub const OUTBOX_ROWS: &str = "switchback_outbox_rows";
 pub const OUTBOX_OLDEST_SECONDS: &str = "switchback_outbox_oldest_seconds";
+/// Rows for which no partition was made: more than none is an alarm.
+pub const STRAY_ROWS: &str = "switchback_stray_rows";
 /// `{consumer}`
 pub const CONSUMER_LAG: &str = "switchback_consumer_lag";
 /// `{cause}`
@@ -70,6 +72,7 @@ pub(crate) fn describe() {
     describe_counter!(DISPATCHED, Unit::Count, "Events that the dispatcher had to send");
     describe_gauge!(OUTBOX_ROWS, Unit::Count, "Events that the broker has not acknowledged");
     describe_gauge!(OUTBOX_OLDEST_SECONDS, Unit::Seconds, "Age of the oldest of them");
+    describe_gauge!(STRAY_ROWS, Unit::Count, "Rows for which no partition was made");
     describe_gauge!(CONSUMER_LAG, Unit::Count, "Records behind the end of the topics");
     describe_counter!(INBOX_DUPLICATES, Unit::Count, "Events that had been handled before");
     describe_counter!(EVENTS_SKIPPED, Unit::Count, "Events of a type unknown here");

@@ -27,11 +27,9 @@ impl Stored for Lamp {
         .bind(column(batch, |(lamp_id, _)| *lamp_id))
         .fetch_all(tx)
         .await?;
-        let loaded = rows.into_iter().map(|(lamp_id, status, label, level, version, said)| {
-            let broken = || Error::Wait(format!("lamp {lamp_id} cannot be read back"));
-            Ok((lamp_id, state(status, label, level).ok_or_else(broken)?, version, said))
-        });
-        loaded.collect::<Result<Vec<_>, Error>>().map(Rows::new)
+        Rows::read(rows.into_iter().map(|(lamp_id, status, label, level, version, said)| {
+            (lamp_id, version, said, state(status, label, level))
+        }))
     }
 
     async fn save(&self, tx: &mut PgConnection, desk: &Rows<State>) -> Result<(), Error> {

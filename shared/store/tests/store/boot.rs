@@ -11,6 +11,7 @@ async fn is_locked(ground: &Ground, number: i32) -> anyhow::Result<bool> {
         "select exists (
              select from pg_locks
               where locktype = 'advisory' and objid = $1::oid and granted
+                and database = (select oid from pg_database where datname = current_database())
                 and classid = (hashtext('live ' || current_schema())::bigint & 4294967295)::oid)",
     )
     .bind(i64::from(number))
@@ -22,7 +23,8 @@ async fn is_locked(ground: &Ground, number: i32) -> anyhow::Result<bool> {
 async fn terminate_holder(ground: &Ground, number: i32) -> anyhow::Result<()> {
     let ended: Option<bool> = sqlx::query_scalar(
         "select pg_terminate_backend(pid) from pg_locks
-          where locktype = 'advisory' and objid = $1::oid",
+          where locktype = 'advisory' and objid = $1::oid
+            and database = (select oid from pg_database where datname = current_database())",
     )
     .bind(i64::from(number))
     .fetch_optional(&mut ground.behind().await?)

@@ -1,0 +1,340 @@
+//! Owns a house for one test: a lamp service, its database, the broker between it and the wall, and
+//! the power company. Refuses to know what a test does in it.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use chrono::DateTime;
+use saga::{Envelope, EventType, Trace};
+use serde_json::{Value, json};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, PgConnection};
+use testkit::records::{self, Record};
+use testkit::{Broker, Database, ports, wait};
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+pub const AT_MOST: Duration = Duration::from_secs(20);
+pub const WALL: &str = "wall.events.v1";
+pub const LAMP: &str = "lamp.events.v1";
+
+/// How the lamp logs in.
+pub struct Login {
+    pub app: String,
+    pub owner: String,
+    pub superuser: String,
+}
+
+pub struct House {
+    pub broker: Broker,
+    pub grid: Grid,
+    lamp: Child,
+    login: Login,
+    settings: Vec<(&'static str, String)>,
+    port: u16,
+    _database: Option<Database>,
+}
+
+impl House {
+    pub async fn open(settings: &[(&'static str, &str)]) -> anyhow::Result<Self> {
+        let database = testkit::database("lamp").await?;
+        let login = Login {
+            app: database.app_url.clone(),
+            owner: database.owner_url.clone(),
+            superuser: database.superuser_url.clone(),
+        };
+        Self::open_with(login, Some(database), settings).await
+    }
+
+    /// On a database of the caller's.
+    pub async fn open_with(
+        login: Login,
+        database: Option<Database>,
+        settings: &[(&'static str, &str)],
+    ) -> anyhow::Result<Self> {
+        let broker = Broker::start(None, &[WALL, LAMP])?;
+        let grid = Grid::start().await?;
+        let port = ports::free_base(&[0])?;
+        let settings: Vec<_> =
+            settings.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        let lamp = start(port, &login, &broker, &grid, &settings)?;
+        let house = Self { broker, grid, lamp, login, settings, port, _database: database };
+        house.wait_until_alive().await?;
+        Ok(house)
+    }
+
+    /// The process ends as if the power had gone, and another takes its place.
+    pub async fn kill_and_start_again(&mut self) -> anyhow::Result<()> {
+        self.lamp.kill()?;
+        self.lamp.wait()?;
+        self.lamp = start(self.port, &self.login, &self.broker, &self.grid, &self.settings)?;
+        self.wait_until_alive().await
+    }
+
+    async fn wait_until_alive(&self) -> anyhow::Result<()> {
+        wait::until(AT_MOST, "the lamp to be alive", async || {
+            (self.status("/livez").await == Some(204)).then_some(())
+        })
+        .await
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// `None`: nobody listens.
+    pub async fn status(&self, path: &str) -> Option<u16> {
+        Some(reqwest::get(self.url(path)).await.ok()?.status().as_u16())
+    }
+
+    /// A counter, summed over its labels.
+    pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let text = reqwest::get(self.url("/metrics")).await?.text().await?;
+        let lines = text.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+        });
+        Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
+    /// The superuser, inside the lamp's schema.
+    pub async fn behind(&self) -> anyhow::Result<PgConnection> {
+        let options: PgConnectOptions = self.login.superuser.parse()?;
+        Ok(options.options([("search_path", "lamp")]).connect().await?)
+    }
+
+    pub async fn count(&self, sql: &'static str) -> anyhow::Result<i64> {
+        Ok(sqlx::query_scalar(sql).fetch_one(&mut self.behind().await?).await?)
+    }
+
+    /// Returns when a query counts so many rows.
+    pub async fn wait_for_count(&self, rows: i64, sql: &'static str) -> anyhow::Result<()> {
+        let mut behind = self.behind().await?;
+        let mut last = 0;
+        let waited = wait::until(AT_MOST, sql, async || {
+            last = sqlx::query_scalar(sql).fetch_one(&mut behind).await.ok()?;
+            (last == rows).then_some(())
+        })
+        .await;
+        waited.with_context(|| format!("{last} rows instead of {rows}"))
+    }
+
+    /// What the wall says, in this order.
+    pub async fn tell(&self, records: &[Record]) -> anyhow::Result<()> {
+        records::produce(self.broker.bootstrap(), WALL, records).await
+    }
+
+    /// Status and level of a lamp.
+    pub async fn lamp(&self, lamp_id: Uuid) -> anyhow::Result<Option<(i16, Option<i16>)>> {
+        Ok(sqlx::query_as("select status, level from lamps where lamp_id = $1")
+            .bind(lamp_id)
+            .fetch_optional(&mut self.behind().await?)
+            .await?)
+    }
+
+    pub async fn wait_for_status(&self, lamp_id: Uuid, status: i16) -> anyhow::Result<()> {
+        wait::until(AT_MOST, &format!("{lamp_id} to be {status}"), async || {
+            let (found, _) = self.lamp(lamp_id).await.ok()??;
+            (found == status).then_some(())
+        })
+        .await
+    }
+
+    /// Everything on the lamp's topic.
+    pub async fn said(&self) -> anyhow::Result<Vec<Record>> {
+        records::read(self.broker.bootstrap(), LAMP).await
+    }
+
+    /// What was said about a lamp, once there is so much of it.
+    pub async fn wait_for_said(&self, lamp_id: Uuid, count: usize) -> anyhow::Result<Vec<Record>> {
+        let key = lamp_id.to_string().into_bytes();
+        wait::until(AT_MOST, "the lamp's events", async || {
+            let mut said = self.said().await.ok()?;
+            said.retain(|record| record.key.as_deref() == Some(&*key));
+            (said.len() >= count).then_some(said)
+        })
+        .await
+    }
+
+    pub async fn letters(&self) -> anyhow::Result<Vec<Letter>> {
+        Ok(sqlx::query_as(
+            "select origin, code, subject, body, headers, attempts
+               from dead_letters order by partition, log_offset",
+        )
+        .fetch_all(&mut self.behind().await?)
+        .await?)
+    }
+
+    pub async fn wait_for_letters(&self, count: usize) -> anyhow::Result<Vec<Letter>> {
+        wait::until(AT_MOST, "dead letters", async || {
+            self.letters().await.ok().filter(|letters| letters.len() >= count)
+        })
+        .await
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        // It may be gone already.
+        drop(self.lamp.kill());
+        drop(self.lamp.wait());
+    }
+}
+
+#[derive(Debug, sqlx::FromRow)]
+pub struct Letter {
+    pub origin: String,
+    pub code: String,
+    pub subject: Option<Uuid>,
+    pub body: Vec<u8>,
+    pub headers: Vec<u8>,
+    pub attempts: i32,
+}
+
+/// The lamp's process, from the example that is built with the tests.
+pub fn start(
+    port: u16,
+    login: &Login,
+    broker: &Broker,
+    grid: &Grid,
+    settings: &[(&'static str, String)],
+) -> anyhow::Result<Child> {
+    let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("lamp-{port}.log"));
+    let log = File::options().create(true).append(true).open(log)?;
+    let program = program()?;
+    let mut command = Command::new(&program);
+    command
+        .env("DATABASE_URL", &login.app)
+        .env("MIGRATE_URL", &login.owner)
+        .env("KAFKA_BROKERS", broker.bootstrap())
+        .env("LISTEN", format!("127.0.0.1:{port}"))
+        .env("GRID_URL", grid.url())
+        .env("FETCH_WAIT_MS", "10")
+        .env("SESSION_TIMEOUT_MS", "2000")
+        .env("PARENT_DEATH_SIGNAL", "1")
+        .envs(settings.iter().map(|(name, value)| (*name, value.as_str())))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
+    command.spawn().with_context(|| format!("{}", program.display()))
+}
+
+fn program() -> anyhow::Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let folder = test.ancestors().nth(2).context("a test program lies in a folder")?;
+    Ok(folder.join("examples").join("lamp"))
+}
+
+/// A record of the wall about a lamp.
+pub fn event(name: &'static str, lamp_id: Uuid, body: &Value) -> Record {
+    event_of_version(1, name, lamp_id, body)
+}
+
+pub fn event_of_version(version: u16, name: &'static str, lamp_id: Uuid, body: &Value) -> Record {
+    let envelope = Envelope {
+        id: Uuid::now_v7(),
+        kind: EventType::new("wall", name, version),
+        time: DateTime::UNIX_EPOCH,
+        subject: lamp_id,
+        version: None,
+        cause: None,
+        trace: Trace::default(),
+    };
+    let headers = envelope.headers().into_iter();
+    Record {
+        partition: None,
+        key: Some(lamp_id.to_string().into_bytes()),
+        headers: headers.map(|(name, value)| (name.to_owned(), Some(value.into_bytes()))).collect(),
+        body: Some(json!({ name: body }).to_string().into_bytes()),
+    }
+}
+
+pub fn fitted(lamp_id: Uuid, label: &str) -> Record {
+    event("BulbFitted", lamp_id, &json!({"label": label}))
+}
+
+pub fn pressed(lamp_id: Uuid) -> Record {
+    event("SwitchPressed", lamp_id, &json!({}))
+}
+
+pub fn turned(lamp_id: Uuid, level: u8) -> Record {
+    event("DimmerTurned", lamp_id, &json!({"level": level}))
+}
+
+/// The power company. What it answers follows from the lamp's label.
+#[derive(Clone)]
+pub struct Grid {
+    at: String,
+    book: Arc<Book>,
+}
+
+struct Book {
+    /// How often each key was asked for.
+    asked: Mutex<HashMap<String, u32>>,
+    /// The second answer to a `flaky` lamp waits for one of these.
+    gate: Semaphore,
+}
+
+impl Grid {
+    pub async fn start() -> anyhow::Result<Self> {
+        let book = Arc::new(Book { asked: Mutex::default(), gate: Semaphore::new(0) });
+        let router = Router::new()
+            .route("/grid/v1/connections", post(connect))
+            .route("/grid/v1/operations/{key}", get(nothing_recorded))
+            .with_state(Arc::clone(&book));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let at = format!("http://{}/grid", listener.local_addr()?);
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Ok(Self { at, book })
+    }
+
+    fn url(&self) -> &str {
+        &self.at
+    }
+
+    /// Lets one answer out.
+    pub fn open_gate(&self) {
+        self.book.gate.add_permits(1);
+    }
+
+    /// How often each key was asked for.
+    pub fn asked(&self) -> HashMap<String, u32> {
+        self.book.asked.lock().expect("no holder panics").clone()
+    }
+}
+
+async fn connect(
+    State(book): State<Arc<Book>>,
+    headers: HeaderMap,
+    Json(request): Json<Value>,
+) -> (StatusCode, Json<Value>) {
+    let key = headers["Idempotency-Key"].to_str().expect("a key is text").to_owned();
+    let times = {
+        let mut asked = book.asked.lock().expect("no holder panics");
+        let times = asked.entry(key).or_default();
+        *times += 1;
+        *times
+    };
+    let done = json!({"lamp_id": request["lamp_id"], "reference": "meter_7"});
+    match (request["label"].as_str().unwrap_or_default(), times) {
+        ("unpaid", _) => (StatusCode::PAYMENT_REQUIRED, Json(json!({"code": "bill_unpaid"}))),
+        ("flaky", 1) | ("down", _) => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({}))),
+        ("flaky", _) => {
+            book.gate.acquire().await.expect("it is never closed").forget();
+            (StatusCode::OK, Json(done))
+        }
+        _ => (StatusCode::OK, Json(done)),
+    }
+}
+
+async fn nothing_recorded() -> (StatusCode, Json<Value>) {
+    (StatusCode::NOT_FOUND, Json(json!({"code": "nothing_recorded"})))
+}

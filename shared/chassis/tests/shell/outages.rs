@@ -1,0 +1,152 @@
+//! What the shell lives through: connections that are cut, commits whose reply is lost, a database
+//! that is away. And what it does not.
+
+use std::collections::HashSet;
+
+use sqlx::AssertSqlSafe;
+use testkit::postgres::{Options, Postgres, SUPERUSER};
+use testkit::{Broker, ports, wait};
+use uuid::Uuid;
+
+use crate::house::{AT_MOST, Grid, House, LAMP, Login, WALL, fitted, start};
+
+const CUTS: usize = 20;
+const LAMPS_PER_CUT: usize = 15;
+const DARK: i16 = 2;
+
+async fn cut_all(house: &House) -> anyhow::Result<()> {
+    sqlx::query(
+        "select pg_terminate_backend(pid) from pg_stat_activity
+          where usename = 'lamp_app' and datname = current_database()",
+    )
+    .execute(&mut house.behind().await?)
+    .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn connections_cut_twenty_times_lose_nothing_and_set_nobody_aside() -> anyhow::Result<()> {
+    let house = House::open(&[]).await?;
+    let mut lamps = HashSet::new();
+    for _ in 0..CUTS {
+        let batch: Vec<Uuid> = (0..LAMPS_PER_CUT).map(|_| Uuid::now_v7()).collect();
+        let records: Vec<_> = batch.iter().map(|lamp| fitted(*lamp, "kitchen")).collect();
+        lamps.extend(batch);
+        let (told, cut) = tokio::join!(house.tell(&records), cut_all(&house));
+        told?;
+        cut?;
+    }
+    house.wait_for_count(300, "select count(*) from lamps").await?;
+    assert_eq!(house.count("select count(*) from dead_letters").await?, 0);
+    assert_eq!(house.count("select count(*) from events").await?, 300);
+    house.wait_for_count(0, "select count(*) from outbox").await?;
+    let said: HashSet<Uuid> = (house.said().await?.iter())
+        .map(|event| event.header("ce_subject").expect("a subject").parse())
+        .collect::<Result<_, _>>()?;
+    assert_eq!(said, lamps);
+    Ok(())
+}
+
+/// Makes every commit of the lamp wait for a replica that does not exist.
+async fn hold_commits(postgres: &Postgres, replica: &str) -> anyhow::Result<()> {
+    use sqlx::Connection;
+    let url = postgres.url(SUPERUSER, "postgres");
+    let mut server = sqlx::PgConnection::connect(&url).await?;
+    let sql = format!("alter system set synchronous_standby_names = '{replica}'");
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut server).await?;
+    sqlx::query("select pg_reload_conf()").execute(&mut server).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_commit_whose_reply_is_lost_is_neither_lost_nor_done_twice() -> anyhow::Result<()> {
+    let postgres = Postgres::start(Options::default())?;
+    postgres.create_database("house", &["lamp"]).await?;
+    let login = Login {
+        app: postgres.url("lamp_app", "house"),
+        owner: postgres.url("lamp_owner", "house"),
+        superuser: postgres.url(SUPERUSER, "house"),
+    };
+    let house = House::open_with(login, None, &[]).await?;
+    let mut behind = house.behind().await?;
+    sqlx::query("alter role lamp_app set synchronous_commit = on").execute(&mut behind).await?;
+    // New sessions, with the new setting.
+    cut_all(&house).await?;
+    let first = Uuid::now_v7();
+    house.tell(&[fitted(first, "kitchen")]).await?;
+    house.wait_for_said(first, 1).await?;
+    house.wait_for_count(0, "select count(*) from outbox").await?;
+
+    hold_commits(&postgres, "nobody").await?;
+    let lamp = Uuid::now_v7();
+    house.tell(&[fitted(lamp, "hall")]).await?;
+    // It is committed here, but nobody is told so; then the line is cut.
+    let waiting = "select count(*) from pg_stat_activity
+                    where usename = 'lamp_app' and wait_event = 'SyncRep'
+                      and query ilike 'commit%'";
+    house.wait_for_count(1, waiting).await?;
+    hold_commits(&postgres, "").await?;
+    cut_all(&house).await?;
+
+    let said = house.wait_for_said(lamp, 1).await?;
+    house.wait_for_count(0, "select count(*) from outbox").await?;
+    assert_eq!(said.len(), 1);
+    assert_eq!(house.count("select count(*) from events").await?, 2);
+    assert_eq!(house.count("select count(*) from dead_letters").await?, 0);
+    assert_eq!(house.lamp(lamp).await?, Some((DARK, None)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_is_waited_for_and_said_so() -> anyhow::Result<()> {
+    let house = House::open(&[]).await?;
+    let ready = async |status: u16| {
+        wait::until(AT_MOST, &format!("readiness to answer {status}"), async || {
+            (house.status("/readyz").await == Some(status)).then_some(())
+        })
+        .await
+    };
+    ready(200).await?;
+    let lock_out = "do $$ begin
+        execute format('revoke connect on database %I from public', current_database());
+    end $$";
+    sqlx::query(lock_out).execute(&mut house.behind().await?).await?;
+    cut_all(&house).await?;
+    let lamp = Uuid::now_v7();
+    house.tell(&[fitted(lamp, "kitchen")]).await?;
+    let missing = wait::until(AT_MOST, "the lanes to wait", async || {
+        let answer = reqwest::get(house.url("/readyz")).await.ok()?;
+        let status = answer.status().as_u16();
+        let text = answer.text().await.ok()?;
+        (status == 503 && text.contains("lanes")).then_some(text)
+    });
+    assert!(missing.await?.contains("database"));
+    assert_eq!(house.status("/livez").await, Some(204), "nothing is won by a new process");
+
+    let let_in = "do $$ begin
+        execute format('grant connect on database %I to public', current_database());
+    end $$";
+    sqlx::query(let_in).execute(&mut house.behind().await?).await?;
+    house.wait_for_status(lamp, DARK).await?;
+    ready(200).await?;
+    assert_eq!(house.count("select count(*) from dead_letters").await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_process_that_cannot_listen_ends_and_says_so() -> anyhow::Result<()> {
+    let database = testkit::database("lamp").await?;
+    let broker = Broker::start(None, &[WALL, LAMP])?;
+    let grid = Grid::start().await?;
+    let port = ports::free_base(&[0])?;
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", port))?;
+    let login = Login {
+        app: database.app_url.clone(),
+        owner: database.owner_url.clone(),
+        superuser: database.superuser_url.clone(),
+    };
+    let mut lamp = start(port, &login, &broker, &grid, &[])?;
+    let ended = wait::until(AT_MOST, "the process to end", async || lamp.try_wait().ok().flatten());
+    assert_eq!(ended.await?.code(), Some(1));
+    Ok(())
+}
