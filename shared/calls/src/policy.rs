@@ -245,9 +245,13 @@ mod tests {
         assert_eq!(ask(CallState { attempts: 61, ..last }, Heard::Due), stuck("attempts_spent"));
 
         let late = CallState { age_ms: 600_000, ..DOUBTED };
-        assert_eq!(ask(late, Heard::Due), stuck("deadline_passed"));
+        assert_eq!(ask(late, Heard::Due), Next::LookUp);
         assert_eq!(ask(late, Heard::Found(LookUp::Nothing)), stuck("deadline_passed"));
         assert_eq!(ask(late, unknown(None)), stuck("timeout"));
+
+        let never_sent = CallState { age_ms: 600_000, ..FRESH };
+        let stuck = Next::Stuck { code: "deadline_passed".into(), in_doubt: false };
+        assert_eq!(ask(never_sent, Heard::Due), stuck);
     }
 
     #[test]

@@ -15,6 +15,7 @@ crate::events! {
 
 /// What lies ahead of a train that has its stock.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Waybill {
     pub total: Money,
     pub payment_method: PaymentMethod,

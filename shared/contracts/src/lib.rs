@@ -9,6 +9,9 @@ mod money;
 mod reason;
 mod values;
 
+#[cfg(test)]
+mod schemas;
+
 pub use money::{Currency, Line, Money, NotACurrency};
 pub use reason::{Because, NotAReason, Reason};
 pub use values::{PaymentMethod, ShipTo};
@@ -62,6 +65,15 @@ macro_rules! events {
                     $(Self::$undo(_) => true,)*
                 }
             }
+        }
+
+        /// The schema of every body, by the name of its event.
+        #[cfg(test)]
+        pub(crate) fn schemas() -> Vec<(&'static str, serde_json::Value)> {
+            vec![
+                $(($name, $crate::schemas::of::<$body>($name)),)+
+                $(($undo_name, $crate::schemas::of::<$undo_body>($undo_name)),)*
+            ]
         }
     };
 }

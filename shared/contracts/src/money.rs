@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// An amount in the currency's smallest unit: 1250 EUR-cents are 12.50 EUR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Money {
     pub amount_minor: i64,
     pub currency: Currency,
@@ -35,6 +36,7 @@ impl Money {
 
 /// So much of one thing at one price.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Line {
     pub sku: String,
     pub quantity: u32,
@@ -43,7 +45,9 @@ pub struct Line {
 
 /// An ISO 4217 code: three capital letters.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
+#[cfg_attr(test, schemars(with = "String"))]
 pub struct Currency([u8; 3]);
 
 impl Currency {

@@ -16,6 +16,7 @@ crate::events! {
 
 /// A train leaves: what is wanted, and what lies ahead of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Placed {
     pub lines: Vec<Line>,
     pub total: Money,
@@ -25,4 +26,5 @@ pub struct Placed {
 
 /// The train has arrived.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Confirmed {}

@@ -17,6 +17,7 @@ crate::events! {
 
 /// The money is ours; the parcel may go.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Captured {
     pub amount: Money,
     pub ship_to: ShipTo,

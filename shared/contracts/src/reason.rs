@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// A machine-readable reason, carried along the whole way back.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Reason {
     /// `card_declined`, `customer`, …: a bounded vocabulary, never free text.
     pub code: Cow<'static, str>,
@@ -58,6 +59,7 @@ impl FromStr for Reason {
 
 /// The body of every failure, compensation and cancel.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Because {
     pub reason: Reason,
 }

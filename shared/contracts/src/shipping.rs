@@ -16,6 +16,7 @@ crate::events! {
 
 /// The carrier takes the parcel.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Booked {
     /// The carrier's name for this parcel.
     pub tracking_ref: String,

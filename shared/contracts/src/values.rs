@@ -6,11 +6,13 @@ use serde::{Deserialize, Serialize};
 
 /// How the customer pays: a token of the payment provider, never a card number.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct PaymentMethod(pub String);
 
 /// Where the parcel goes. Personal data: `Debug` shows none of it.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ShipTo {
     pub name: String,
     pub street: String,

@@ -202,9 +202,9 @@ async fn a_stuck_call_is_never_due_and_has_one_dead_letter_with_its_request() ->
         ..letter(0)
     };
     for _ in 0..3 {
-        store::stick(&ground.db, (subject, "connect"), true, &letter).await?;
+        store::stick(&ground.db, (subject, "connect"), true, &letter, false).await?;
     }
-    store::stick(&ground.db, (Uuid::now_v7(), "connect"), true, &letter).await?;
+    store::stick(&ground.db, (Uuid::now_v7(), "connect"), true, &letter, false).await?;
     let stuck = (1, true, Some("attempts_spent".to_owned()), false, true);
     assert_eq!(row(&ground, subject).await?, stuck);
     assert!(due(&ground, me, 64).await?.is_empty());
