@@ -42,6 +42,11 @@ e2e: setup ## scenarios and crash points on real processes (REPEAT=n, DISPATCH=o
 	    echo "e2e: pass $$pass of $(REPEAT) took $$((SECONDS - start)) s (DISPATCH=$${DISPATCH:-direct})"
 	done
 
+.PHONY: figures
+figures: setup ## what a stack costs here and how quick it is, held against its bounds (release)
+	$(CARGO) build --locked --workspace --bins --example figures --release
+	$(or $(CARGO_TARGET_DIR),target)/release/examples/figures
+
 .PHONY: lint
 lint: tools ## formats, clippy, licences and bans, unused dependencies, spelling, documentation
 	$(CARGO) fmt --all --check

@@ -2,6 +2,7 @@
 //! HTTP, tables, topics and the providers' ledger. Refuses to share a line of code with the
 //! services: what is on the wire is described here a second time.
 
+pub mod boots;
 pub mod client;
 pub mod metrics;
 pub mod saga;

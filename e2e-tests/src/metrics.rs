@@ -9,16 +9,3 @@ pub fn sum(text: &str, name: &str, labels: &[&str]) -> f64 {
     });
     series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
-
-#[cfg(test)]
-mod tests {
-    use super::sum;
-
-    #[test]
-    fn series_are_summed_by_whole_name_and_by_label() {
-        let text = "# TYPE a counter\na{x=\"1\",y=\"2\"} 3\na{x=\"1\"} 4\na 5\na_total 6\n";
-        for (labels, wanted) in [(&[][..], 12.0), (&["x=\"1\""], 7.0), (&["y=\"2\""], 3.0)] {
-            assert!((sum(text, "a", labels) - wanted).abs() < f64::EPSILON, "{labels:?}");
-        }
-    }
-}

@@ -21,55 +21,55 @@ const QUIET_MAX: Duration = Duration::from_secs(40);
 #[derive(Debug, Clone)]
 pub struct Saga {
     pub order_id: Uuid,
-    is_over: bool,
-    order: OrderRow,
-    reservation: Option<ReservationRow>,
+    pub is_over: bool,
+    pub order: OrderRow,
+    pub reservation: Option<ReservationRow>,
     /// Status; nothing without a row.
-    payment: Option<i16>,
-    shipment: Option<i16>,
+    pub payment: Option<i16>,
+    pub shipment: Option<i16>,
     /// By service and number.
-    events: Vec<Event>,
+    pub events: Vec<Event>,
     /// Event ids with the services whose inbox has them.
-    handled: Vec<(Uuid, String)>,
+    pub handled: Vec<(Uuid, String)>,
     /// Event ids that the broker has not acknowledged.
-    unsent: Vec<Uuid>,
+    pub unsent: Vec<Uuid>,
     /// Outside calls that are not settled.
-    calls: i64,
-    dead_letters: i64,
-    ledger: Vec<Entry>,
-    shown: Shown,
-    timeline: Timeline,
+    pub calls: i64,
+    pub dead_letters: i64,
+    pub ledger: Vec<Entry>,
+    pub shown: Shown,
+    pub timeline: Timeline,
 }
 
 #[derive(Debug, Clone, FromRow)]
-struct OrderRow {
-    status: i16,
+pub struct OrderRow {
+    pub status: i16,
     /// JSON, as `held` is.
-    lines: String,
-    amount_minor: i64,
-    currency: String,
-    reason_code: Option<String>,
-    reason_service: Option<String>,
+    pub lines: String,
+    pub amount_minor: i64,
+    pub currency: String,
+    pub reason_code: Option<String>,
+    pub reason_service: Option<String>,
 }
 
 #[derive(Debug, Clone, FromRow)]
-struct ReservationRow {
-    status: i16,
-    held: Option<String>,
+pub struct ReservationRow {
+    pub status: i16,
+    pub held: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
-struct Event {
-    service: String,
-    id: Uuid,
-    version: Option<i32>,
+pub struct Event {
+    pub service: String,
+    pub id: Uuid,
+    pub version: Option<i32>,
     /// The full type; see [`Event::name`].
-    kind: String,
+    pub kind: String,
 }
 
 impl Event {
     /// `OrderPlaced` of `switchback.order.OrderPlaced.v1`.
-    fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         self.kind.split('.').nth(2).unwrap_or(&self.kind)
     }
 }
@@ -232,11 +232,7 @@ where
     Ok(sqlx::query_as(sql).bind(order_id).fetch_optional(tables).await?)
 }
 
-async fn status(
-    tables: &PgPool,
-    sql: &'static str,
-    order_id: Uuid,
-) -> anyhow::Result<Option<i16>> {
+async fn status(tables: &PgPool, sql: &'static str, order_id: Uuid) -> anyhow::Result<Option<i16>> {
     Ok(sqlx::query_scalar(sql).bind(order_id).fetch_optional(tables).await?)
 }
 

@@ -18,7 +18,7 @@ use crate::client::Client;
 const BROKER_PORT: u16 = 12;
 const POSTGRES_PORT: u16 = 32;
 const PORTS: [u16; 7] = [1, 2, 3, 4, 5, BROKER_PORT, POSTGRES_PORT];
-const READY_MAX: Duration = Duration::from_secs(60);
+const READY_MAX: Duration = Duration::from_mins(1);
 const RESTART_MAX: Duration = Duration::from_secs(20);
 const STOP_MAX: Duration = Duration::from_secs(30);
 const CONNECTIONS_MAX: u32 = 4;
@@ -99,6 +99,11 @@ impl Stack {
     /// The process of a service.
     pub fn pid(&self, service: &str) -> anyhow::Result<Pid> {
         self.launcher.child(service).with_context(|| format!("{service} is not running"))
+    }
+
+    /// The process above all others of the stack.
+    pub fn launcher_pid(&self) -> u32 {
+        self.launcher.process.id()
     }
 
     /// Ends a service as a power cut would.

@@ -59,7 +59,8 @@ async fn nothing_is_left(stack: &Stack) -> anyhow::Result<()> {
     );
     let mut left: Vec<String> = Vec::new();
     let empty = wait::until(EMPTY_MAX, "nothing to be left", async || {
-        left = sqlx::query_scalar(AssertSqlSafe(all.clone())).fetch_all(&stack.tables).await.ok()?;
+        left =
+            sqlx::query_scalar(AssertSqlSafe(all.clone())).fetch_all(&stack.tables).await.ok()?;
         left.is_empty().then_some(())
     });
     empty.await.with_context(|| left.join(", "))
@@ -133,7 +134,8 @@ impl Stored {
 /// Each event is in its producer's topic at least once, unchanged, and nothing else is.
 async fn the_topics_hold_what_was_said(stack: &Stack, injected: &Injected) -> anyhow::Result<()> {
     for service in SERVICES {
-        let sql = format!("select id, subject, version, type as kind, body from {service:?}.events");
+        let sql =
+            format!("select id, subject, version, type as kind, body from {service:?}.events");
         let stored: Vec<Stored> =
             sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&stack.tables).await?;
         let stored: BTreeMap<Uuid, Stored> =

@@ -72,7 +72,9 @@ async fn inject(stack: &Stack) -> anyhow::Result<Injected> {
             record.key = Some(subject.into_bytes());
             change(&mut record);
             injected.event_ids.insert(id);
-            injected.dead_letters.extend(codes.iter().map(|(consumer, code)| letter(consumer, code)));
+            injected
+                .dead_letters
+                .extend(codes.iter().map(|(consumer, code)| letter(consumer, code)));
             record
         };
         let by_all = |code| HEARERS.map(|service| (service, code));
@@ -104,9 +106,5 @@ fn set(record: &mut Record, name: &str, value: &str) {
 /// A read model's letters lie in the schema of the service that it lives in.
 fn letter(consumer: &str, code: &str) -> DeadLetter {
     let service = consumer.strip_suffix("-view").unwrap_or(consumer);
-    DeadLetter {
-        service: service.to_owned(),
-        consumer: consumer.to_owned(),
-        code: code.to_owned(),
-    }
+    DeadLetter { service: service.to_owned(), consumer: consumer.to_owned(), code: code.to_owned() }
 }

@@ -167,7 +167,10 @@ async fn late(stack: &Stack) -> anyhow::Result<()> {
     attempted_in_vain(stack, "payment").await?;
     let text = stack.client.metrics("payment").await?;
     let known = ["destination=\"payment-provider\"", "attempt=\"again\""];
-    ensure!(metrics::sum(&text, "switchback_call_attempts_total", &known) > 0.0, "nobody asked again");
+    ensure!(
+        metrics::sum(&text, "switchback_call_attempts_total", &known) > 0.0,
+        "nobody asked again"
+    );
     for saga in judged(stack, &orders).await? {
         saga.ended_as("confirmed", None)?;
     }

@@ -44,8 +44,8 @@ async fn orders_arrive_or_switch_back_and_repeats_change_nothing() -> anyhow::Re
     .await
 }
 
-async fn order_of(stack: &Stack, sku: &str, stock: u32) -> anyhow::Result<NewOrder> {
-    stack.client.set_stock(sku, stock).await?;
+async fn order_of(stack: &Stack, sku: &str, units: u32) -> anyhow::Result<NewOrder> {
+    stack.client.set_stock(sku, units).await?;
     Ok(NewOrder::of(sku, 2))
 }
 
@@ -138,9 +138,9 @@ async fn twins(stack: &Stack) -> anyhow::Result<()> {
     ensure!(answers.iter().filter(same).count() == 50, "{answers:?}");
     let saga = saga::judge(stack, first[0].read::<Placed>()?.order_id).await?;
     saga.ended_as("confirmed", None)?;
-    let sql = "select count(*) from inventory.reservations where convert_from(held, 'UTF8') like $1";
-    let orders: i64 =
-        sqlx::query_scalar(sql).bind("%TWINS%").fetch_one(&stack.tables).await?;
+    let sql =
+        "select count(*) from inventory.reservations where convert_from(held, 'UTF8') like $1";
+    let orders: i64 = sqlx::query_scalar(sql).bind("%TWINS%").fetch_one(&stack.tables).await?;
     ensure!(orders == 1, "{orders} orders hold the twins' stock");
     Ok(())
 }
@@ -162,10 +162,9 @@ async fn cancel_after_the_end(stack: &Stack) -> anyhow::Result<()> {
     let arrived = stack.client.place(&order).await?.order_id;
     let back = stack.client.place(&order.clone().paid_with("pm_card_declined")).await?.order_id;
     let cancelled = Some(("card_declined", "payment"));
-    for (order_id, status, reason, cancel) in [
-        (arrived, "confirmed", None, Some("too_late")),
-        (back, "cancelled", cancelled, None),
-    ] {
+    for (order_id, status, reason, cancel) in
+        [(arrived, "confirmed", None, Some("too_late")), (back, "cancelled", cancelled, None)]
+    {
         stack.client.ended(order_id).await?;
         let answer = stack.client.try_cancel(order_id, &fresh_key()).await?;
         ensure!(answer.status == 200, "{answer:?}");
@@ -177,9 +176,8 @@ async fn cancel_after_the_end(stack: &Stack) -> anyhow::Result<()> {
 }
 
 async fn the_dispatcher_sent_everything(stack: &Stack) -> anyhow::Result<()> {
-    let said: i64 = sqlx::query_scalar("select count(*) from payment.events")
-        .fetch_one(&stack.tables)
-        .await?;
+    let said: i64 =
+        sqlx::query_scalar("select count(*) from payment.events").fetch_one(&stack.tables).await?;
     let text = stack.client.metrics("payment").await?;
     let sent = metrics::sum(&text, "switchback_dispatched_total", &[]);
     ensure!(sent.to_string() == said.to_string(), "{said} events of payment, {sent} dispatched");

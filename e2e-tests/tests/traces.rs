@@ -37,8 +37,7 @@ async fn a_compensated_order_is_one_trace_over_the_four_services() -> anyhow::Re
             span.attributes.get("saga.id").is_some_and(|id| *id == placed.order_id.to_string())
         };
         let all = collector.spans();
-        let elsewhere =
-            all.iter().find(|span| of_order(span) && span.trace_id != placed.trace_id);
+        let elsewhere = all.iter().find(|span| of_order(span) && span.trace_id != placed.trace_id);
         ensure!(elsewhere.is_none(), "another trace is about this order: {elsewhere:?}");
         Ok(())
     })

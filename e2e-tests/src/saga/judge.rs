@@ -30,7 +30,7 @@ const ENDS: [End; 9] = [
 
 impl Saga {
     /// What does not hold.
-    pub(super) fn violations(&self) -> Vec<String> {
+    pub fn violations(&self) -> Vec<String> {
         let mut found = Vec::new();
         self.agreement(&mut found);
         self.words(&mut found);

@@ -59,7 +59,7 @@ impl File {
 
     /// `shared/bus` of `shared/bus/src/lib.rs`: where the manifest lies.
     fn package(&self) -> &str {
-        ["/src/", "/tests/", "/Cargo.toml", "/migrations/", "/README.md", "/build.rs"]
+        ["/src/", "/tests/", "/examples/", "/Cargo.toml", "/migrations/", "/README.md", "/build.rs"]
             .iter()
             .filter_map(|mark| self.path.find(mark))
             .min()

@@ -247,7 +247,7 @@ async fn a_deadline_belongs_to_the_trace_in_which_its_order_was_placed() -> anyh
 
     let mut connection = ground.db.connect().await?;
     let due = Order::due(&mut connection, None).await?;
-    let [(found, _, trace)] = due.inputs.try_into().ok().expect("one order is due");
+    let [(found, _, trace)] = due.inputs.try_into().expect("one order is due");
     assert_eq!(found, id);
     assert_eq!(trace.expect("it was placed in one").traceparent, TRACEPARENT);
     drop(ground.database);

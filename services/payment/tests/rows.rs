@@ -28,7 +28,7 @@ async fn ground() -> anyhow::Result<Ground> {
         autocommit_connections_max: 1,
     })?;
     let provider_url = "http://127.0.0.1:8085/payment".parse()?;
-    let payment = Payment::try_new(&ProviderConfig { provider_url })?;
+    let payment = Payment::try_new(ProviderConfig { provider_url })?;
     Ok(Ground { payment, db, _database: database })
 }
 

@@ -27,7 +27,7 @@ async fn ground() -> anyhow::Result<Ground> {
         autocommit_connections_max: 1,
     })?;
     let provider_url = "http://127.0.0.1:8085/carrier".parse()?;
-    let shipping = Shipping::try_new(&ProviderConfig { provider_url })?;
+    let shipping = Shipping::try_new(ProviderConfig { provider_url })?;
     Ok(Ground { shipping, db, _database: database })
 }
 

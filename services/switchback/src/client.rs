@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use chrono::{DateTime, Utc};
 use reqwest::{Method, RequestBuilder, Url};
 use serde::de::DeserializeOwned;
@@ -146,7 +146,9 @@ pub struct Client {
 impl Client {
     pub fn try_new(base: &str) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder().timeout(REQUEST_MAX).build()?;
-        Ok(Self { http, base: base.parse().with_context(|| format!("the address {base}"))? })
+        let base: Url = base.parse().with_context(|| format!("the address {base}"))?;
+        ensure!(base.has_host(), "the address {base} must begin with http://");
+        Ok(Self { http, base })
     }
 
     /// Places an order; the same key and order again is the same order again.

@@ -99,8 +99,13 @@ impl Stack {
 
     /// What a person needs to know to use it.
     pub fn describe(&self) -> String {
+        let line = |name| {
+            let pid = self.service(name).ok().and_then(Supervised::pid);
+            let pid = pid.map_or_else(String::new, |pid| format!("  pid {pid}"));
+            (name, format!("{}{pid}", self.url(name)))
+        };
         let mut lines: Vec<(&str, String)> =
-            SERVICES.into_iter().chain([PROVIDERS]).map(|name| (name, self.url(name))).collect();
+            SERVICES.into_iter().chain([PROVIDERS]).map(line).collect();
         lines.push(("broker", self.broker.bootstrap().to_owned()));
         lines.push(("postgres", self.postgres.url(SUPERUSER, DATABASE)));
         lines.push(("logs", self.log_dir.display().to_string()));
@@ -138,7 +143,7 @@ impl Stack {
             // The in-memory broker sleeps out an empty fetch, and holds a group's change of members
             // back until a dead one's session is over.
             environment.push(("FETCH_WAIT_MS", "20".to_owned()));
-            environment.push(("SESSION_TIMEOUT_MS", "6000".to_owned()));
+            environment.push(("SESSION_TIMEOUT_MS", "3000".to_owned()));
         }
         for (service, provider) in [("payment", "payment"), ("shipping", "carrier")] {
             if name == service {

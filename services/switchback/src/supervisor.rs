@@ -88,9 +88,14 @@ impl Supervised {
         self.life.borrow().starts
     }
 
+    /// The process, if it runs now.
+    pub fn pid(&self) -> Option<u32> {
+        self.life.borrow().pid
+    }
+
     /// Ends the process as a power cut would; it is started again.
     pub fn kill(&self) -> anyhow::Result<()> {
-        let pid = self.life.borrow().pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        let pid = self.pid().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
         Ok(kill_process(pid.context("it is not running")?, Signal::KILL)?)
     }
 

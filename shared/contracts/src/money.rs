@@ -47,7 +47,7 @@ pub struct Line {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
-#[cfg_attr(test, schemars(with = "String"))]
+#[cfg_attr(test, schemars(with = "String", extend("pattern" = "^[A-Z]{3}$")))]
 pub struct Currency([u8; 3]);
 
 impl Currency {

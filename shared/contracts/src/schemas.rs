@@ -39,7 +39,7 @@ fn broken(at: &str, old: &Value, new: &Value) -> Vec<String> {
     if required(old) != required(new) {
         broken.push(format!("{at} requires other fields than before"));
     }
-    for word in ["type", "format", "enum", "minimum", "maximum"] {
+    for word in ["type", "format", "pattern", "enum", "minimum", "maximum"] {
         if old[word] != new[word] {
             broken.push(format!("{at} has another {word}"));
         }

@@ -279,7 +279,7 @@ pub struct Grid {
 struct Book {
     /// How often each key was asked for.
     asked: Mutex<HashMap<String, u32>>,
-    /// The second answer to a `flaky` lamp waits for one of these.
+    /// Every answer about a `held` lamp waits for one of these, and the second about a `flaky` one.
     gate: Semaphore,
 }
 
@@ -327,7 +327,7 @@ async fn connect(
     match (request["label"].as_str().unwrap_or_default(), times) {
         ("unpaid", _) => (StatusCode::PAYMENT_REQUIRED, Json(json!({"code": "bill_unpaid"}))),
         ("flaky", 1) | ("down", _) => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({}))),
-        ("flaky", _) => {
+        ("flaky" | "held", _) => {
             book.gate.acquire().await.expect("it is never closed").forget();
             (StatusCode::OK, Json(done))
         }

@@ -1,0 +1,165 @@
+//! What a stack on this machine costs and how quick it is, measured from outside and held against
+//! its bounds. It refuses to measure a debug build.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use e2e_tests::stack::{Options, Stack, with_stack};
+use e2e_tests::wire::NewOrder;
+use e2e_tests::{SERVICES, metrics};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use testkit::wait;
+
+const LONE_ORDERS: usize = 50;
+const LONE_MEDIAN_MS_MAX: f64 = 100.0;
+const FIRST_ORDERS: usize = 200;
+const ORDERS: usize = 5_000;
+const IN_FLIGHT: usize = 500;
+const COMMITS_PER_SAGA_MAX: f64 = 0.3;
+const SERVICE_MB_MAX: u64 = 100;
+const IDLE_CORE_PERCENT_MAX: f64 = 10.0;
+const IDLE_SECONDS: u64 = 20;
+/// An idle backend of Postgres tells what it has committed within ten seconds.
+const STATISTICS: Duration = Duration::from_secs(12);
+const ENDED_MAX: Duration = Duration::from_mins(5);
+const SKU: &str = "TEA-1";
+/// Of the kernel's accounts, on every Linux.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    ensure!(!cfg!(debug_assertions), "measure a release build: type `make figures`");
+    with_stack(&Options::default(), async |stack| lone_orders(stack).await).await?;
+    let durable = Options { durable: true, ..Options::default() };
+    with_stack(&durable, async |stack| many_orders(stack).await).await
+}
+
+/// From the 202 to the first look that finds it confirmed.
+async fn lone_orders(stack: &Stack) -> anyhow::Result<()> {
+    stack.client.set_stock(SKU, 1_000).await?;
+    let mut times_ms = Vec::with_capacity(LONE_ORDERS);
+    for _ in 0..LONE_ORDERS {
+        let order_id = stack.client.place(&NewOrder::of(SKU, 1)).await?.order_id;
+        let placed = Instant::now();
+        while stack.client.order(order_id).await?.status != "confirmed" {
+            ensure!(placed.elapsed() < ENDED_MAX, "order {order_id} does not arrive");
+        }
+        times_ms.push(placed.elapsed().as_secs_f64() * 1_000.0);
+    }
+    times_ms.sort_by(f64::total_cmp);
+    let (median, worst) = (times_ms[LONE_ORDERS / 2], times_ms[LONE_ORDERS - 1]);
+    println!("lone order, 202 to confirmed: median {median:.1} ms, slowest {worst:.1} ms");
+    ensure!(median < LONE_MEDIAN_MS_MAX, "slower than {LONE_MEDIAN_MS_MAX} ms");
+    Ok(())
+}
+
+async fn many_orders(stack: &Stack) -> anyhow::Result<()> {
+    stack.client.set_stock(SKU, 1_000_000).await?;
+    all_arrive(stack, FIRST_ORDERS).await?;
+    let idle_commits = idle(stack).await?;
+
+    let begun = Instant::now();
+    let (lanes_before, commits_before) = (lane_commits(stack).await?, commits(stack).await?);
+    let took = all_arrive(stack, ORDERS).await?;
+    let lanes = lane_commits(stack).await? - lanes_before;
+    pass(STATISTICS).await;
+    let idled = begun.elapsed().as_secs_f64() * idle_commits;
+    let all = commits(stack).await? - commits_before - idled;
+
+    let sagas = u32::try_from(ORDERS).map(f64::from)?;
+    println!("{ORDERS} orders, {IN_FLIGHT} in flight: {:.0} sagas/s", sagas / took.as_secs_f64());
+    println!("lane commits per saga: {:.3}", lanes / sagas);
+    println!("xact_commit per saga, minus idle: {:.3}", all / sagas);
+    let sizes = sizes_mb(stack)?;
+    println!("resident: {sizes:?} MB");
+    ensure!(lanes / sagas <= COMMITS_PER_SAGA_MAX, "more than {COMMITS_PER_SAGA_MAX} a saga");
+    ensure!(sizes.values().all(|mb| *mb < SERVICE_MB_MAX), "larger than {SERVICE_MB_MAX} MB");
+    Ok(())
+}
+
+/// What a stack does while nobody asks: its share of a core is held, its commits are told.
+async fn idle(stack: &Stack) -> anyhow::Result<f64> {
+    pass(STATISTICS).await;
+    let (begun, commits_before) = (Instant::now(), commits(stack).await?);
+    let before = cpu_seconds(stack.launcher_pid())?;
+    pass(Duration::from_secs(IDLE_SECONDS)).await;
+    let used = cpu_seconds(stack.launcher_pid())? - before;
+    let seconds = begun.elapsed().as_secs_f64();
+    let per_second = (commits(stack).await? - commits_before) / seconds;
+    let percent = used / seconds * 100.0;
+    println!("idle stack: {percent:.1} % of a core, {per_second:.1} transactions/s");
+    ensure!(percent < IDLE_CORE_PERCENT_MAX, "more than {IDLE_CORE_PERCENT_MAX} %");
+    Ok(per_second)
+}
+
+/// Lets time pass.
+async fn pass(time: Duration) {
+    // Nothing is awaited but the time itself, so that running out of it is the good end.
+    let _ = tokio::time::timeout(time, std::future::pending::<()>()).await;
+}
+
+/// From the first request until every order has arrived.
+async fn all_arrive(stack: &Stack, orders: usize) -> anyhow::Result<Duration> {
+    let arrived = "select count(*) from \"order\".orders where status = 3";
+    let count = async || sqlx::query_scalar::<_, i64>(arrived).fetch_one(&stack.tables).await;
+    let wanted = count().await? + i64::try_from(orders)?;
+    let begun = Instant::now();
+    let order = NewOrder::of(SKU, 1);
+    stream::iter((0..orders).map(|_| stack.client.place(&order)))
+        .buffer_unordered(IN_FLIGHT)
+        .try_for_each(async |_| Ok(()))
+        .await?;
+    wait::until(ENDED_MAX, "every order to arrive", async || {
+        (count().await.ok()? == wanted).then_some(())
+    })
+    .await?;
+    Ok(begun.elapsed())
+}
+
+async fn lane_commits(stack: &Stack) -> anyhow::Result<f64> {
+    let mut sum = 0.0;
+    for service in SERVICES {
+        let text = stack.client.metrics(service).await?;
+        sum += metrics::sum(&text, "switchback_lane_commits_total", &[]);
+    }
+    Ok(sum)
+}
+
+async fn commits(stack: &Stack) -> anyhow::Result<f64> {
+    let sql = "select xact_commit::float8 from pg_stat_database where datname = current_database()";
+    Ok(sqlx::query_scalar(sql).fetch_one(&stack.tables).await?)
+}
+
+fn sizes_mb(stack: &Stack) -> anyhow::Result<BTreeMap<&'static str, u64>> {
+    let size = |service| {
+        let pid = stack.pid(service)?.as_raw_nonzero();
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kb = line.and_then(|line| line.split_whitespace().next()).context("no VmRSS")?;
+        Ok((service, kb.parse::<u64>()? / 1_024))
+    };
+    SERVICES.into_iter().map(size).collect()
+}
+
+/// What a process and all below it have used so far, those included that have ended.
+fn cpu_seconds(of: u32) -> anyhow::Result<f64> {
+    let mut parents = BTreeMap::new();
+    let mut used = BTreeMap::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        let Some((head, tail)) = stat.rsplit_once(") ") else { continue };
+        let pid: u32 = head.split(' ').next().unwrap_or_default().parse()?;
+        let fields: Vec<&str> = tail.split(' ').collect();
+        parents.insert(pid, fields[1].parse::<u32>()?);
+        // utime, stime, and those of children that were waited for.
+        let ticks = fields[11..15].iter().map(|ticks| ticks.parse::<f64>());
+        used.insert(pid, ticks.sum::<Result<f64, _>>()? / TICKS_PER_SECOND);
+    }
+    let is_below = |pid: &u32| {
+        let up = std::iter::successors(Some(*pid), |pid| parents.get(pid).copied());
+        up.take(parents.len()).any(|pid| pid == of)
+    };
+    Ok(used.iter().filter(|(pid, _)| is_below(pid)).map(|(_, seconds)| seconds).sum())
+}
