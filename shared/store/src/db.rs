@@ -132,7 +132,8 @@ mod tests {
     }
 
     /// Starts `doomed` on another thread and drops it after a time that grows with each round.
-    /// Every insert that is acknowledged afterwards must be there in the end.
+    /// Every insert that is acknowledged afterwards must be there in the end, although whatever is
+    /// begun is rolled back.
     async fn cancel_and_insert<T: Send + 'static>(
         db: &Db,
         doomed: impl Fn() -> tokio::task::JoinHandle<T>,
@@ -158,7 +159,8 @@ mod tests {
         let (_database, db) = single().await?;
         let kept = cancel_and_insert(&db, || {
             let db = db.clone();
-            tokio::spawn(async move { db.with_tx(async |_| Ok(())).await })
+            let body = async |_: &mut PgConnection| Err::<(), _>(Error::Rerun(String::new()));
+            tokio::spawn(async move { db.with_tx(body).await })
         });
         assert_eq!(kept.await?, ROUNDS);
         Ok(())
@@ -172,7 +174,7 @@ mod tests {
             tokio::spawn(async move {
                 #[expect(clippy::disallowed_methods, reason = "what the pool's own care is for")]
                 let begun = pool.begin().await;
-                begun?.commit().await
+                begun?.rollback().await
             })
         });
         assert_eq!(kept.await?, ROUNDS);

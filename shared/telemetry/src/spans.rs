@@ -390,9 +390,9 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_is_a_trace_of_its_own_that_names_its_saga() {
+    fn a_deadline_of_an_unknown_trace_has_one_of_its_own_that_names_its_saga() {
         let kept = keep_spans();
-        let here = context(&clock("order", Uuid::from_u128(7)));
+        let here = context(&clock("order", Uuid::from_u128(7), &Trace::default()));
         let span = kept.only();
         assert_eq!(span.span_context.trace_id().to_string(), here.trace_id());
         assert_eq!(span.parent_span_id, SpanId::INVALID);

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use sqlx::AssertSqlSafe;
+use sqlx::{Connection, PgConnection};
 use testkit::postgres::{Options, Postgres, SUPERUSER};
 use testkit::{Broker, ports, wait};
 use uuid::Uuid;
@@ -47,13 +47,9 @@ async fn connections_cut_twenty_times_lose_nothing_and_set_nobody_aside() -> any
     Ok(())
 }
 
-/// Makes every commit of the lamp wait for a replica that does not exist.
-async fn hold_commits(postgres: &Postgres, replica: &str) -> anyhow::Result<()> {
-    use sqlx::Connection;
-    let url = postgres.url(SUPERUSER, "postgres");
-    let mut server = sqlx::PgConnection::connect(&url).await?;
-    let sql = format!("alter system set synchronous_standby_names = '{replica}'");
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut server).await?;
+async fn set(postgres: &Postgres, sql: &'static str) -> anyhow::Result<()> {
+    let mut server = PgConnection::connect(&postgres.url(SUPERUSER, "postgres")).await?;
+    sqlx::query(sql).execute(&mut server).await?;
     sqlx::query("select pg_reload_conf()").execute(&mut server).await?;
     Ok(())
 }
@@ -67,26 +63,29 @@ async fn a_commit_whose_reply_is_lost_is_neither_lost_nor_done_twice() -> anyhow
         owner: postgres.url("lamp_owner", "house"),
         superuser: postgres.url(SUPERUSER, "house"),
     };
+    set(&postgres, "alter role lamp_app set synchronous_commit = on").await?;
     let house = House::open_with(login, None, &[]).await?;
-    let mut behind = house.behind().await?;
-    sqlx::query("alter role lamp_app set synchronous_commit = on").execute(&mut behind).await?;
-    // New sessions, with the new setting.
-    cut_all(&house).await?;
     let first = Uuid::now_v7();
     house.tell(&[fitted(first, "kitchen")]).await?;
     house.wait_for_said(first, 1).await?;
     house.wait_for_count(0, "select count(*) from outbox").await?;
 
-    hold_commits(&postgres, "nobody").await?;
+    // Every commit waits for a replica that does not exist.
+    set(&postgres, "alter system set synchronous_standby_names = 'nobody'").await?;
     let lamp = Uuid::now_v7();
     house.tell(&[fitted(lamp, "hall")]).await?;
-    // It is committed here, but nobody is told so; then the line is cut.
+    // It is committed here, and before anybody is told so the line is cut.
     let waiting = "select count(*) from pg_stat_activity
-                    where usename = 'lamp_app' and wait_event = 'SyncRep'
-                      and query ilike 'commit%'";
+                    where wait_event = 'SyncRep' and query ilike 'commit%'";
     house.wait_for_count(1, waiting).await?;
-    hold_commits(&postgres, "").await?;
-    cut_all(&house).await?;
+    // This one line alone: the process still counts as alive.
+    sqlx::query(
+        "select pg_terminate_backend(pid) from pg_stat_activity
+          where wait_event = 'SyncRep' and query ilike 'commit%'",
+    )
+    .execute(&mut house.behind().await?)
+    .await?;
+    set(&postgres, "alter system reset synchronous_standby_names").await?;
 
     let said = house.wait_for_said(lamp, 1).await?;
     house.wait_for_count(0, "select count(*) from outbox").await?;
