@@ -144,7 +144,9 @@ impl Saga {
     /// What has not come to its end yet.
     fn still_moving(&self) -> Option<String> {
         if !self.is_over {
-            return Some(format!("it is {}", self.shown.status));
+            let said: Vec<&str> = self.events.iter().map(Event::name).collect();
+            let rows = (&self.reservation, self.payment, self.shipment, self.calls);
+            return Some(format!("it is {}: {said:?}, {rows:?}", self.shown.status));
         }
         if self.calls > 0 || !self.unsent.is_empty() {
             return Some(format!("{} calls, {} unsent events", self.calls, self.unsent.len()));

@@ -3,6 +3,7 @@
 use clap::Parser;
 use inventory::{Inventory, http};
 
+/// The inventory service: holds every line of an order, or none.
 #[derive(Parser)]
 struct Config {
     #[clap(flatten)]

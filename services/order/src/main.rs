@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Parser;
 use order::{Order, http};
 
+/// The order service: takes orders in and owns their fate as the customer sees it.
 #[derive(Parser)]
 struct Config {
     #[clap(flatten)]

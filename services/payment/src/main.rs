@@ -4,6 +4,7 @@ use axum::Router;
 use clap::Parser;
 use payment::{Payment, ProviderConfig};
 
+/// The payment service: takes the money of an order once, and gives it back when it must.
 #[derive(Parser)]
 struct Config {
     #[clap(flatten)]

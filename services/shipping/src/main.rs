@@ -4,6 +4,7 @@ use axum::Router;
 use clap::Parser;
 use shipping::{ProviderConfig, Shipping};
 
+/// The shipping service: books the parcel of an order once, or never.
 #[derive(Parser)]
 struct Config {
     #[clap(flatten)]

@@ -169,6 +169,11 @@ async fn attempt<S: Service>(
             }
             Next::Wait { at_least_ms, at_most_ms, in_doubt, code } => {
                 telemetry::spans::failed(&span, &code);
+                let (name, attempts) = (destination.name(), call.attempts);
+                tracing::warn!(
+                    parent: &span, destination = name, step = call.step, attempts, code,
+                    "a call has no definite answer"
+                );
                 let wait_ms = rand::random_range(at_least_ms..=at_most_ms);
                 let wait = Duration::from_millis(wait_ms);
                 let noted = Attempt { in_doubt, error_code: code, wait };

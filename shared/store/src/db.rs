@@ -107,6 +107,13 @@ impl Db {
     }
 }
 
+/// Whether Postgres has said no to a COMMIT. A connection that broke, or a server that was shutting
+/// down, says nothing about it.
+fn is_refused(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| !code.starts_with("08") && !code.starts_with("57"))
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
@@ -180,11 +187,4 @@ mod tests {
         assert_eq!(kept.await?, ROUNDS);
         Ok(())
     }
-}
-
-/// Whether Postgres has said no to a COMMIT. A connection that broke, or a server that was shutting
-/// down, says nothing about it.
-fn is_refused(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    code.is_some_and(|code| !code.starts_with("08") && !code.starts_with("57"))
 }

@@ -59,9 +59,6 @@ pub const DEAD_LETTERS_TOTAL: &str = "switchback_dead_letters_total";
 pub const COMPENSATIONS: &str = "switchback_compensations_total";
 /// `{outcome, reason}`
 pub const ORDERS_FINISHED: &str = "switchback_orders_finished_total";
-pub const ORDERS_OPEN: &str = "switchback_orders_open";
-pub const ORDERS_STUCK: &str = "switchback_orders_stuck";
-pub const SAGA_SECONDS: &str = "switchback_saga_duration_seconds";
 
 /// Tells the recorder what each metric means. All are counted after the commit.
 pub(crate) fn describe() {
@@ -81,7 +78,4 @@ pub(crate) fn describe() {
     describe_counter!(DEAD_LETTERS_TOTAL, Unit::Count, "Dead letters ever written");
     describe_counter!(COMPENSATIONS, Unit::Count, "Sagas turned round, and those that arrived");
     describe_counter!(ORDERS_FINISHED, Unit::Count, "Orders that were confirmed or cancelled");
-    describe_gauge!(ORDERS_OPEN, Unit::Count, "Orders that are neither");
-    describe_gauge!(ORDERS_STUCK, Unit::Count, "Orders that wait for a person");
-    describe_histogram!(SAGA_SECONDS, Unit::Seconds, "From the order to its end");
 }

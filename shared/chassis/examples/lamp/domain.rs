@@ -78,11 +78,10 @@ pub fn decide(state: &State, input: &Input) -> Decision<State, Said, Call, Infal
         (Dark { label }, In::Press) => connect(label),
         (Connecting { label }, In::Connected { meter }) => {
             Decision::turn_to(Lit { label: label.clone(), level: 100 })
-                .say(Said::LampLit { meter: meter.clone() })
+                .say(Said::Lit { meter: meter.clone() })
         }
         (Connecting { label }, In::Refused { code }) => {
-            Decision::turn_to(Cut { label: label.clone() })
-                .say(Said::LampCut { code: code.clone() })
+            Decision::turn_to(Cut { label: label.clone() }).say(Said::Cut { code: code.clone() })
         }
         (Lit { label, level: was }, In::Turn { level }) if level != was => dim(label, *level),
 
@@ -105,7 +104,7 @@ pub fn decide(state: &State, input: &Input) -> Decision<State, Said, Call, Infal
 }
 
 fn fitted(label: &str) -> Said {
-    Said::LampFitted { label: label.to_owned() }
+    Said::Fitted { label: label.to_owned() }
 }
 
 fn connect(label: &str) -> Decision<State, Said, Call, Infallible> {
@@ -118,5 +117,5 @@ fn connect(label: &str) -> Decision<State, Said, Call, Infallible> {
 fn dim(label: &str, level: u8) -> Decision<State, Said, Call, Infallible> {
     let ohms = 10_000 / u16::from(level);
     Decision::turn_to(State::Lit { label: label.to_owned(), level })
-        .say(Said::LampDimmed { level, ohms })
+        .say(Said::Dimmed { level, ohms })
 }

@@ -49,10 +49,10 @@ events! {
 events! {
     /// What the lamp says.
     Said of "lamp" {
-        LampFitted { label: String },
-        LampLit { meter: String },
-        LampDimmed { level: u8, ohms: u16 },
-        LampCut { code: String }
+        Fitted { label: String },
+        Lit { meter: String },
+        Dimmed { level: u8, ohms: u16 },
+        Cut { code: String }
     }
 }
 

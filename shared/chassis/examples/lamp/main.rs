@@ -1,8 +1,8 @@
 //! A whole service on the shell, small enough to be read at once: lamps that a wall switch turns
 //! on, and that the power company connects to its grid.
 //!
-//! Hears BulbFitted, SwitchPressed and DimmerTurned of the wall. Says LampFitted, LampLit,
-//! LampDimmed and LampCut.
+//! Hears `BulbFitted`, `SwitchPressed` and `DimmerTurned` of the wall. Says `Fitted`, `Lit`,
+//! `Dimmed` and `Cut`.
 
 mod domain;
 mod events;

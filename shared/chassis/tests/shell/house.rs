@@ -97,12 +97,12 @@ impl House {
     }
 
     /// A counter, summed over its labels.
-    pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+    pub async fn metric(&self, name: &str) -> anyhow::Result<u64> {
         let text = reqwest::get(self.url("/metrics")).await?.text().await?;
         let lines = text.lines().filter(|line| {
             line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
         });
-        Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+        Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum())
     }
 
     /// The superuser, inside the lamp's schema.

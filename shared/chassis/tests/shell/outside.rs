@@ -22,7 +22,7 @@ async fn a_definite_refusal_is_decided_on() -> anyhow::Result<()> {
     let lamp = light(&house, "unpaid").await?;
     let said = house.wait_for_said(lamp, 2).await?;
     let body: serde_json::Value = serde_json::from_slice(said[1].body.as_deref().expect("a body"))?;
-    assert_eq!(body, serde_json::json!({"LampCut": {"code": "bill_unpaid"}}));
+    assert_eq!(body, serde_json::json!({"Cut": {"code": "bill_unpaid"}}));
     house.wait_for_status(lamp, CUT).await?;
     assert_eq!(house.count("select count(*) from calls").await?, 0);
     assert_eq!(house.count("select count(*) from dead_letters").await?, 0);
@@ -79,7 +79,7 @@ async fn a_call_whose_process_dies_is_taken_up_by_the_next_one_in_doubt() -> any
     house.grid.open_gate();
     house.grid.open_gate();
     house.wait_for_status(lamp, LIT).await?;
-    assert_eq!(house.grid.asked().into_keys().collect::<Vec<_>>(), [key.clone()]);
+    assert_eq!(house.grid.asked().keys().collect::<Vec<_>>(), [&key]);
     assert_eq!(house.count("select count(*) from calls").await?, 0);
     assert_eq!(distinct(&house.wait_for_said(lamp, 2).await?), 2);
     Ok(())

@@ -149,7 +149,10 @@ async fn only_what_can_never_be_stored_is_poison() -> anyhow::Result<()> {
     assert!(matches!(nul, Err(Error::Poison(_))), "{nul:?}");
     let missing = attempt(&["insert into not_there values (1)"]).await;
     assert!(matches!(missing, Err(Error::Wait(_))), "{missing:?}");
-    let slow = attempt(&["set local statement_timeout = 1", "select pg_sleep(5)"]);
+    let slow = attempt(&[
+        "set local statement_timeout = 1",
+        "select count(*) from generate_series(1, 1000000000)",
+    ]);
     let slow = slow.await;
     assert!(matches!(slow, Err(Error::Wait(_))), "{slow:?}");
     let ended = attempt(&["select pg_terminate_backend(pg_backend_pid())"]).await;
