@@ -10,6 +10,8 @@ use saga::{LookUp, Outcome, Settled};
 use store::{Attempt, DeadLetter, DueCall, Origin, Wanted};
 use telemetry::names;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tracing::Span;
 use uuid::Uuid;
 
 use crate::batch::GRACE_MS;
@@ -113,87 +115,94 @@ async fn take_due<S: Service>(
     Ok(all)
 }
 
-/// One attempt: as many questions as it takes to know what comes next.
+/// One attempt: asked until the policy says how it ends, and ended so.
 async fn attempt<S: Service>(
     shell: Arc<Shell<S>>,
     exit: Arc<Exit>,
     call: DueCall,
     permit: OwnedSemaphorePermit,
 ) {
-    let destination = &exit.destination;
-    let policy = destination.policy();
+    let name = exit.destination.name();
     let boot = shell.boot.number();
-    let mut state = CallState {
-        attempts: call.attempts,
-        in_doubt: call.in_doubt,
-        age_ms: call.age_ms,
-        compensation: call.life_ms.is_none(),
-    };
-    let span = telemetry::spans::call(
-        destination.name(),
-        &call.step,
-        call.attempts,
-        call.subject,
-        &call.origin.trace,
-    );
+    let at = (call.subject, call.step.as_str());
+    let (attempts, trace) = (call.attempts, &call.origin.trace);
+    let span = telemetry::spans::call(name, &call.step, attempts, call.subject, trace);
+    match ask(&exit.destination, &call, &span).await {
+        End::Settled { settled, in_doubt } => {
+            if is_alone(&shell, &call, &settled, in_doubt, boot).await {
+                answer(&shell, &call, &settled, span).await;
+            }
+        }
+        End::Open(noted) => {
+            let code = &noted.error_code;
+            telemetry::spans::failed(&span, code);
+            tracing::warn!(
+                parent: &span, destination = name, step = call.step, attempts, code,
+                "a call has no definite answer"
+            );
+            if let Err(error) = store::note_attempt(&shell.db, at, boot, &noted).await {
+                // Nobody noted it: due again after its timeout, and in doubt.
+                tracing::warn!(%error, subject = %call.subject, "an attempt is not noted");
+            }
+        }
+        End::Stuck { code, in_doubt } => {
+            telemetry::spans::failed(&span, &code);
+            stick(&shell, at, in_doubt, &code, false).await;
+        }
+    }
+    drop(permit);
+    exit.freed.notify_one();
+}
+
+/// How an attempt ends.
+enum End {
+    Settled { settled: Settled, in_doubt: bool },
+    Open(Attempt),
+    Stuck { code: String, in_doubt: bool },
+}
+
+/// As many questions as it takes to know what comes next.
+async fn ask(destination: &Destination, call: &DueCall, span: &Span) -> End {
+    let policy = destination.policy();
     let request = Request {
         path: call.path.clone(),
         idempotency_key: call.idempotency_key.clone(),
         body: call.body.clone(),
-        trace: telemetry::spans::context(&span),
+        trace: telemetry::spans::context(span),
         timeout: Duration::from_millis(policy.timeout_ms),
     };
-    let started = tokio::time::Instant::now();
+    let started = Instant::now();
     let mut heard = Heard::Due;
-    let at = (call.subject, call.step.as_str());
     loop {
-        match calls::next(policy, &state, heard) {
+        let elapsed = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let state = CallState {
+            attempts: call.attempts,
+            in_doubt: call.in_doubt,
+            age_ms: call.age_ms.saturating_add(elapsed),
+            compensation: call.life_ms.is_none(),
+        };
+        heard = match calls::next(policy, &state, heard) {
             Next::Send => {
                 crash_point!("call.counted.before_send");
                 let outcome = destination.send(&request).await;
                 crash_point!("call.sent.before_answer");
                 count_attempt(destination.name(), call.attempts, &outcome);
-                telemetry::spans::outcome(&span, word(&outcome));
-                heard = Heard::Answer(outcome);
+                telemetry::spans::outcome(span, word(&outcome));
+                Heard::Answer(outcome)
             }
             Next::LookUp => {
                 let found = destination.look_up(&request).await;
-                telemetry::spans::outcome(&span, found_word(&found));
-                heard = Heard::Found(found);
+                telemetry::spans::outcome(span, found_word(&found));
+                Heard::Found(found)
             }
-            Next::Settle(settled) => {
-                if is_alone(&shell, &call, &settled, state.in_doubt, boot).await {
-                    answer(&shell, &call, &settled, span).await;
-                }
-                break;
+            Next::Settle(settled) => return End::Settled { settled, in_doubt: call.in_doubt },
+            Next::Wait { at_least_ms, at_most_ms, in_doubt, code: error_code } => {
+                let wait = Duration::from_millis(rand::random_range(at_least_ms..=at_most_ms));
+                return End::Open(Attempt { in_doubt, error_code, wait });
             }
-            Next::Wait { at_least_ms, at_most_ms, in_doubt, code } => {
-                telemetry::spans::failed(&span, &code);
-                let (name, attempts) = (destination.name(), call.attempts);
-                tracing::warn!(
-                    parent: &span, destination = name, step = call.step, attempts, code,
-                    "a call has no definite answer"
-                );
-                let wait_ms = rand::random_range(at_least_ms..=at_most_ms);
-                let wait = Duration::from_millis(wait_ms);
-                let noted = Attempt { in_doubt, error_code: code, wait };
-                if let Err(error) = store::note_attempt(&shell.db, at, boot, &noted).await {
-                    // Nobody noted it: due again after its timeout, and in doubt.
-                    tracing::warn!(%error, subject = %call.subject, "an attempt is not noted");
-                }
-                break;
-            }
-            Next::Stuck { code, in_doubt } => {
-                telemetry::spans::failed(&span, &code);
-                stick(&shell, at, in_doubt, &code, false).await;
-                break;
-            }
-        }
-        let elapsed = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        state.age_ms = call.age_ms.saturating_add(elapsed);
+            Next::Stuck { code, in_doubt } => return End::Stuck { code, in_doubt },
+        };
     }
-    drop(permit);
-    exit.freed.notify_one();
 }
 
 /// A refusal that answers the one and only attempt is definite. If somebody has taken the call since
@@ -220,12 +229,7 @@ async fn is_alone<S: Service>(
 }
 
 /// The definite outcome goes where everything about the subject meets.
-async fn answer<S: Service>(
-    shell: &Arc<Shell<S>>,
-    call: &DueCall,
-    settled: &Settled,
-    span: tracing::Span,
-) {
+async fn answer<S: Service>(shell: &Arc<Shell<S>>, call: &DueCall, settled: &Settled, span: Span) {
     let Some(input) = S::answered(&call.step, settled) else {
         return stick(shell, (call.subject, &call.step), false, "UNEXPECTED", true).await;
     };

@@ -151,7 +151,8 @@ pub async fn note_attempt(
 }
 
 /// Whether this attempt is still the call's only one: then nobody makes another for so long, and a
-/// refusal that it got is definite. `false`: somebody has taken the call since.
+/// refusal that it got is definite. `false`: somebody has taken the call since. It stays ours: should
+/// we die before the refusal is committed, the call is due at once and looked up.
 pub async fn hold(
     db: &Db,
     call: (Uuid, &str),
@@ -160,7 +161,7 @@ pub async fn hold(
     lease: Duration,
 ) -> Result<bool, Error> {
     let done = sqlx::query(
-        "update calls set boot = null, next_attempt_at = now() + $5::interval
+        "update calls set next_attempt_at = now() + $5::interval
           where subject = $1 and step = $2 and attempts = $3 and boot = $4 and not in_doubt",
     )
     .bind(call.0)
