@@ -151,8 +151,9 @@ pub async fn note_attempt(
 }
 
 /// Whether this attempt is still the call's only one: then nobody makes another for so long, and a
-/// refusal that it got is definite. `false`: somebody has taken the call since. It stays ours: should
-/// we die before the refusal is committed, the call is due at once and looked up.
+/// refusal that it got is definite. `false`: somebody has taken the call since.
+///
+/// The call stays ours: should we die before the refusal is committed, it is looked up at once.
 pub async fn hold(
     db: &Db,
     call: (Uuid, &str),
