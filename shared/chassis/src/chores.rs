@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::service::Service;
 use crate::shell::Shell;
 
-const GAUGES_EVERY: Duration = Duration::from_secs(2);
+const GAUGES_EVERY: Duration = Duration::from_secs(5);
 const PARTITIONS_EVERY: Duration = Duration::from_hours(24);
 
 pub(crate) async fn run<S: Service>(shell: Arc<Shell<S>>) -> anyhow::Result<()> {

@@ -36,36 +36,34 @@ pub async fn due_calls(
     permits: usize,
     attempt: Duration,
 ) -> Result<Vec<DueCall>, Error> {
-    let mut connection = db.autocommit().acquire().await?;
-    let mut living = living(&mut connection).await?;
-    // Whoever asks lives, even while its lock's connection is lost: its attempts are under way.
-    living.push(boot);
-    let rows: Vec<Row> = sqlx::query_as(
-        "update calls c
+    let rows: Vec<Row> = sqlx::query_as(concat!(
+        "with living as materialized (",
+        living!(),
+        // Whoever asks lives, even while its lock's connection is lost: its attempts are under way.
+        " union select $2
+         ) update calls c
             set attempts = c.attempts + 1,
                 in_doubt = c.in_doubt or c.boot is not null,
                 boot = $2,
-                next_attempt_at = now() + $5::interval
+                next_attempt_at = now() + $4::interval
            from (select subject, step, row_number() over () as place
                    from (select subject, step
                            from calls
                           where destination = $1
                             and next_attempt_at < 'infinity'
-                            and (next_attempt_at <= now()
-                                 or boot is not null and boot <> all($3::int[]))
+                            and (next_attempt_at <= now() or boot not in (table living))
                           order by next_attempt_at
                           limit 100
                             for update skip locked) ripe) due
-          where c.subject = due.subject and c.step = due.step and due.place <= $4
-      returning c.subject, c.step, c.path, c.idempotency_key, c.body, c.headers, c.attempts, c.in_doubt,
-                now(), c.created_at, c.deadline",
-    )
+          where c.subject = due.subject and c.step = due.step and due.place <= $3
+      returning c.subject, c.step, c.path, c.idempotency_key, c.body, c.headers, c.attempts,
+                c.in_doubt, now(), c.created_at, c.deadline",
+    ))
     .bind(destination)
     .bind(boot)
-    .bind(&living)
     .bind(i64::try_from(permits).unwrap_or(i64::MAX))
     .bind(attempt)
-    .fetch_all(&mut *connection)
+    .fetch_all(db.autocommit())
     .await?;
     Ok(rows.into_iter().map(due_call).collect())
 }

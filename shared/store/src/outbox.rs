@@ -9,6 +9,20 @@ use uuid::Uuid;
 use crate::batch::{Said, Stored};
 use crate::{Db, Error};
 
+/// The boot numbers whose process holds its lock.
+macro_rules! living {
+    () => {
+        "select objid::int
+           from pg_locks
+          where locktype = 'advisory'
+            and classid = (hashtext('live ' || current_schema())::bigint & 4294967295)::oid
+            and objsubid = 2
+            and granted
+            and database = (select oid from pg_database where datname = current_database())"
+    };
+}
+pub(crate) use living;
+
 /// Every so many passes start from the first id again: the mark is a speed-up, never a cursor.
 const PASSES_PER_SWEEP: u32 = 10;
 
@@ -42,30 +56,29 @@ impl Dispatch {
 
     /// Up to 1,000 ids that are due: their writer is dead, or they are older than `age`.
     pub async fn due(&mut self, age: Duration) -> Result<Vec<Uuid>, Error> {
-        let living = living(&mut self.connection).await?;
         if self.passes.is_multiple_of(PASSES_PER_SWEEP) {
             self.low = Uuid::nil();
         }
         self.passes = self.passes.wrapping_add(1);
-        let ids: Vec<Uuid> = sqlx::query_scalar(
-            "select event_id
-               from outbox
-              where event_id > $1
-                and (boot <> all($2::int[]) or queued_at <= now() - $3::interval)
-              order by event_id
-              limit 1000",
-        )
+        let (ids, low): (Vec<Uuid>, Uuid) = sqlx::query_as(concat!(
+            "with living as materialized (",
+            living!(),
+            ") select array(select event_id
+                              from outbox
+                             where event_id > $1
+                               and (boot not in (table living) or queued_at <= now() - $2::interval)
+                             order by event_id
+                             limit 1000),
+                      uuid_floor(now() - $3::interval)",
+        ))
         .bind(self.low)
-        .bind(&living)
         .bind(age)
-        .fetch_all(&mut self.connection)
+        .bind(age + SLACK)
+        .fetch_one(&mut self.connection)
         .await?;
         if ids.is_empty() {
             // Everything older than `age` is out, so only what is younger need be looked at again.
-            self.low = sqlx::query_scalar("select uuid_floor(now() - $1::interval)")
-                .bind(age + SLACK)
-                .fetch_one(&mut self.connection)
-                .await?;
+            self.low = low;
         }
         Ok(ids)
     }
@@ -108,21 +121,6 @@ fn said((id, subject, version, kind, headers, body): Row) -> Option<Said> {
     let Stored { time, cause, trace } = stored;
     let version = version.map(i32::cast_unsigned);
     Some(Said { envelope: Envelope { id, kind, time, subject, version, cause, trace }, body })
-}
-
-/// The boot numbers whose process holds its lock.
-pub(crate) async fn living(connection: &mut PgConnection) -> Result<Vec<i32>, Error> {
-    Ok(sqlx::query_scalar(
-        "select objid::int
-           from pg_locks
-          where locktype = 'advisory'
-            and classid = (hashtext('live ' || current_schema())::bigint & 4294967295)::oid
-            and objsubid = 2
-            and granted
-            and database = (select oid from pg_database where datname = current_database())",
-    )
-    .fetch_all(connection)
-    .await?)
 }
 
 /// Takes acknowledged ids out of the outbox, outside a batch.

@@ -2,7 +2,7 @@
 //! the power company. Refuses to know what a test does in it.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -19,13 +19,14 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
 use testkit::records::{self, Record};
-use testkit::{Broker, Database, ports, wait};
+use testkit::{Broker, Database, wait};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 pub const AT_MOST: Duration = Duration::from_secs(20);
 pub const WALL: &str = "wall.events.v1";
 pub const LAMP: &str = "lamp.events.v1";
+const ANY_PORT: &str = "127.0.0.1:0";
 
 /// How the lamp logs in.
 pub struct Login {
@@ -40,7 +41,9 @@ pub struct House {
     lamp: Child,
     login: Login,
     settings: Vec<(&'static str, String)>,
-    port: u16,
+    /// What the lamp logs, and where it listens.
+    log: PathBuf,
+    address: String,
     _database: Option<Database>,
 }
 
@@ -63,11 +66,13 @@ impl House {
     ) -> anyhow::Result<Self> {
         let broker = Broker::start(None, &[WALL, LAMP])?;
         let grid = Grid::start().await?;
-        let port = ports::free_base(&[0])?;
         let settings: Vec<_> =
             settings.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-        let lamp = start(port, &login, &broker, &grid, &settings)?;
-        let house = Self { broker, grid, lamp, login, settings, port, _database: database };
+        let log = log()?;
+        let lamp = start(ANY_PORT, &log, &login, &broker, &grid, &settings)?;
+        let address = String::new();
+        let mut house =
+            Self { broker, grid, lamp, login, settings, log, address, _database: database };
         house.wait_until_alive().await?;
         Ok(house)
     }
@@ -76,19 +81,30 @@ impl House {
     pub async fn kill_and_start_again(&mut self) -> anyhow::Result<()> {
         self.lamp.kill()?;
         self.lamp.wait()?;
-        self.lamp = start(self.port, &self.login, &self.broker, &self.grid, &self.settings)?;
+        let Self { log, login, broker, grid, settings, .. } = &*self;
+        self.lamp = start(ANY_PORT, log, login, broker, grid, settings)?;
         self.wait_until_alive().await
     }
 
-    async fn wait_until_alive(&self) -> anyhow::Result<()> {
-        wait::until(AT_MOST, "the lamp to be alive", async || {
-            (self.status("/livez").await == Some(204)).then_some(())
+    /// The lamp takes any free port and logs which: between finding one and listening there
+    /// another test might take it.
+    async fn wait_until_alive(&mut self) -> anyhow::Result<()> {
+        self.address = wait::until(AT_MOST, "the lamp to serve", async || {
+            let text = fs::read_to_string(&self.log).ok()?;
+            let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let mut addresses = lines.filter_map(|line| {
+                let fields = line.get("fields")?;
+                (fields.get("message")? == "serving").then_some(())?;
+                Some(fields.get("listen")?.as_str()?.to_owned())
+            });
+            addresses.next()
         })
-        .await
+        .await?;
+        Ok(())
     }
 
     pub fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port)
+        format!("http://{}{path}", self.address)
     }
 
     /// `None`: nobody listens.
@@ -186,6 +202,9 @@ impl Drop for House {
         // It may be gone already.
         drop(self.lamp.kill());
         drop(self.lamp.wait());
+        if !std::thread::panicking() {
+            drop(fs::remove_file(&self.log));
+        }
     }
 }
 
@@ -204,23 +223,30 @@ pub fn distinct(said: &[Record]) -> usize {
     said.iter().filter_map(|event| event.header("ce_id")).collect::<HashSet<_>>().len()
 }
 
+/// A file of this test's own.
+pub fn log() -> anyhow::Result<PathBuf> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("lamps");
+    fs::create_dir_all(&folder)?;
+    Ok(folder.join(format!("{}.log", Uuid::now_v7())))
+}
+
 /// The lamp's process, from the example that is built with the tests.
 pub fn start(
-    port: u16,
+    listen: &str,
+    log: &Path,
     login: &Login,
     broker: &Broker,
     grid: &Grid,
     settings: &[(&'static str, String)],
 ) -> anyhow::Result<Child> {
-    let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("lamp-{port}.log"));
-    let log = File::options().create(true).append(true).open(log)?;
+    let log = File::create(log)?;
     let program = program()?;
     let mut command = Command::new(&program);
     command
         .env("DATABASE_URL", &login.app)
         .env("MIGRATE_URL", &login.owner)
         .env("KAFKA_BROKERS", broker.bootstrap())
-        .env("LISTEN", format!("127.0.0.1:{port}"))
+        .env("LISTEN", listen)
         .env("GRID_URL", grid.url())
         .env("FETCH_WAIT_MS", "10")
         .env("SESSION_TIMEOUT_MS", "2000")

@@ -5,10 +5,10 @@ use std::collections::HashSet;
 
 use sqlx::{Connection, PgConnection};
 use testkit::postgres::{Options, Postgres, SUPERUSER};
-use testkit::{Broker, ports, wait};
+use testkit::{Broker, wait};
 use uuid::Uuid;
 
-use crate::house::{AT_MOST, Grid, House, LAMP, Login, WALL, fitted, start};
+use crate::house::{AT_MOST, Grid, House, LAMP, Login, WALL, fitted, log, start};
 
 const CUTS: usize = 20;
 const LAMPS_PER_CUT: usize = 15;
@@ -137,15 +137,19 @@ async fn a_process_that_cannot_listen_ends_and_says_so() -> anyhow::Result<()> {
     let database = testkit::database("lamp").await?;
     let broker = Broker::start(None, &[WALL, LAMP])?;
     let grid = Grid::start().await?;
-    let port = ports::free_base(&[0])?;
-    let _taken = std::net::TcpListener::bind(("127.0.0.1", port))?;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let listen = taken.local_addr()?.to_string();
     let login = Login {
         app: database.app_url.clone(),
         owner: database.owner_url.clone(),
         superuser: database.superuser_url.clone(),
     };
-    let mut lamp = start(port, &login, &broker, &grid, &[])?;
+    let log = log()?;
+    let mut lamp = start(&listen, &log, &login, &broker, &grid, &[])?;
     let ended = wait::until(AT_MOST, "the process to end", async || lamp.try_wait().ok().flatten());
     assert_eq!(ended.await?.code(), Some(1));
+    let said = std::fs::read_to_string(&log)?;
+    assert!(said.contains(&format!("cannot listen on {listen}")), "{said}");
+    std::fs::remove_file(log)?;
     Ok(())
 }
