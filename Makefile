@@ -24,7 +24,7 @@ demo: setup ## sagas on the terminal: arriving, switching back, surviving a kill
 
 .PHONY: test
 test: setup ## all that is quick: unit, property, store and shell tests, the model, tidy, examples
-	$(TEST) --locked --workspace --exclude e2e-tests --tests --no-fail-fast
+	$(TEST) --locked --workspace --exclude e2e-tests --no-fail-fast
 	$(CARGO) test --locked --workspace --exclude e2e-tests --doc
 
 .PHONY: model
