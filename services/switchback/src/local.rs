@@ -142,7 +142,7 @@ impl Stack {
             environment.push(("KAFKA_BROKERS", self.broker.bootstrap().to_owned()));
             // The in-memory broker sleeps out an empty fetch, and holds a group's change of members
             // back until a dead one's session is over.
-            environment.push(("FETCH_WAIT_MS", "20".to_owned()));
+            environment.push(("FETCH_WAIT_MS", "25".to_owned()));
             environment.push(("SESSION_TIMEOUT_MS", "3000".to_owned()));
         }
         for (service, provider) in [("payment", "payment"), ("shipping", "carrier")] {
