@@ -186,6 +186,28 @@ async fn an_attempt_is_noted_by_the_process_that_made_it_and_by_nobody_else() ->
 }
 
 #[tokio::test]
+async fn a_refusal_is_held_only_while_its_attempt_is_the_calls_only_one() -> anyhow::Result<()> {
+    let ground = ground().await?;
+    let me = living(&ground).await?.number();
+    let subject = Uuid::now_v7();
+    let call = (subject, "connect");
+    let lease = Duration::from_hours(1);
+    want(&ground, me, vec![wanted(subject, "connect")]).await?;
+    due(&ground, me, 1).await?;
+
+    assert!(!store::hold(&ground.db, call, 1, me + 1, lease).await?, "another process's");
+    postpone(&ground, subject, -1).await?;
+    assert!(store::hold(&ground.db, call, 1, me, lease).await?);
+    assert!(due(&ground, me, 1).await?.is_empty(), "nobody asks while it is held");
+
+    postpone(&ground, subject, -1).await?;
+    due(&ground, me, 1).await?;
+    assert!(!store::hold(&ground.db, call, 1, me, lease).await?, "somebody asks again by now");
+    assert!(!store::hold(&ground.db, call, 2, me, lease).await?, "the second is in doubt");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_stuck_call_is_never_due_and_has_one_dead_letter_with_its_request() -> anyhow::Result<()>
 {
     let ground = ground().await?;
