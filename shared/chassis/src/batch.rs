@@ -17,6 +17,7 @@ use crate::crash::crash_point;
 use crate::desk::Desk as _;
 use crate::http::Asked;
 use crate::job::{Job, Source, letter};
+use crate::seeded::{self, Bug};
 use crate::service::Service;
 use crate::shell::Shell;
 
@@ -62,7 +63,9 @@ pub(crate) async fn run<S: Service>(
         if batch.is_settled_already(index, job, &claimed, &mut seen, &keys) {
             continue;
         }
-        let state = desk.view(job.subject, &job.input).into_owned();
+        let forgotten = seeded::has(Bug::NoInboxNoIdempotence) && is_repeat(job, &claimed);
+        let subject = if forgotten { Uuid::nil() } else { job.subject };
+        let state = desk.view(subject, &job.input).into_owned();
         match decide::<S>(&state, &job.input) {
             Decision::Unchanged => {
                 batch.settle(job);
@@ -107,6 +110,11 @@ const HEADER_BYTES_MAX: usize = 4 * 1024;
 fn decide<S: Service>(state: &S::State, input: &S::Input) -> DecisionOf<S> {
     catch_unwind(AssertUnwindSafe(|| S::decide(state, input)))
         .unwrap_or(Decision::Unexpected("PANIC"))
+}
+
+/// Whether its event was handled before this batch.
+fn is_repeat<S: Service>(job: &Job<S>, claimed: &Claimed) -> bool {
+    matches!(&job.source, Source::Event(event) if !claimed.fresh.contains(&event.id))
 }
 
 fn events_of<S: Service>(jobs: &[Job<S>]) -> (Vec<Uuid>, Vec<i64>) {
@@ -165,10 +173,10 @@ impl<S: Service> Batch<S> {
             }
             Source::Event(event) => {
                 let again = seen.insert(event.id, event.body_hash).is_some();
-                let repeat = again || !claimed.fresh.contains(&event.id);
+                let repeat = again || is_repeat(job, claimed);
                 self.duplicates += u64::from(repeat);
                 telemetry::spans::duplicate(&job.span, repeat);
-                repeat
+                repeat && !seeded::has(Bug::NoInboxNoIdempotence)
             }
             Source::Command(command) => match keys.earlier(command.keyed.as_ref()) {
                 Some(answer) => {

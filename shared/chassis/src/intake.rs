@@ -11,6 +11,7 @@ use store::Origin;
 
 use crate::config::BATCH_INPUTS_MAX;
 use crate::job::{Delivery, Job, Source, Unreadable, Work};
+use crate::seeded::{self, Bug};
 use crate::service::Service;
 use crate::shell::Shell;
 use telemetry::names;
@@ -44,6 +45,9 @@ fn read<S: Service>(received: Received, consumer: &Arc<Consumer>) -> Option<(uui
         let work = Work::SetAside(Unreadable { code, subject, received, consumer });
         Some((subject.unwrap_or_default(), work))
     };
+    if seeded::has(Bug::AckFirst) {
+        consumer.finished([&received.place]);
+    }
     let envelope = match received.envelope() {
         Ok(envelope) => envelope,
         Err(refused) => return set_aside(received, None, refused.code()),

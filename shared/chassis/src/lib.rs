@@ -13,6 +13,7 @@ mod job;
 mod lane;
 mod outside;
 mod run;
+mod seeded;
 mod service;
 mod shell;
 mod view;

@@ -18,6 +18,7 @@ use crate::batch::GRACE_MS;
 use crate::crash::crash_point;
 use crate::job::{Job, Source, Work};
 use crate::lane::BackOff;
+use crate::seeded::{self, Bug};
 use crate::service::Service;
 use crate::shell::Shell;
 
@@ -166,7 +167,11 @@ async fn ask(destination: &Destination, call: &DueCall, span: &Span) -> End {
     let policy = destination.policy();
     let request = Request {
         path: call.path.clone(),
-        idempotency_key: call.idempotency_key.clone(),
+        idempotency_key: if seeded::has(Bug::FreshKey) {
+            Uuid::new_v4().to_string()
+        } else {
+            call.idempotency_key.clone()
+        },
         body: call.body.clone(),
         trace: telemetry::spans::context(span),
         timeout: Duration::from_millis(policy.timeout_ms),
@@ -184,7 +189,12 @@ async fn ask(destination: &Destination, call: &DueCall, span: &Span) -> End {
         heard = match calls::next(policy, &state, heard) {
             Next::Send => {
                 crash_point!("call.counted.before_send");
-                let outcome = destination.send(&request).await;
+                let outcome = match destination.send(&request).await {
+                    Outcome::Unknown { code, .. } if seeded::has(Bug::UnknownRefused) => {
+                        Outcome::Refused { code }
+                    }
+                    outcome => outcome,
+                };
                 crash_point!("call.sent.before_answer");
                 count_attempt(destination.name(), call.attempts, &outcome);
                 telemetry::spans::outcome(span, word(&outcome));
