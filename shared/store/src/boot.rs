@@ -8,6 +8,7 @@ use std::time::Duration;
 use sqlx::PgConnection;
 use tokio::sync::Notify;
 
+use crate::db::answered;
 use crate::{Db, Error};
 
 /// How soon a lost connection is noticed. Until the lock is taken again others may take this
@@ -76,32 +77,30 @@ async fn retake(boot: &Boot, db: &Db, ticks: &mut tokio::time::Interval) -> PgCo
 }
 
 async fn ping(connection: &mut PgConnection) -> Result<(), Error> {
-    sqlx::query("select 1").execute(connection).await?;
+    answered(sqlx::query("select 1").execute(connection)).await?;
     Ok(())
 }
 
 async fn renew(boot: &Boot, connection: &mut PgConnection) -> Result<(), Error> {
     let number = fresh(connection).await?;
     let old = boot.number.swap(number, Ordering::AcqRel);
-    sqlx::query("select pg_advisory_unlock(hashtext('live ' || current_schema()), $1)")
-        .bind(old)
-        .execute(connection)
-        .await?;
+    let unlock =
+        sqlx::query("select pg_advisory_unlock(hashtext('live ' || current_schema()), $1)");
+    answered(unlock.bind(old).execute(connection)).await?;
     Ok(())
 }
 
 async fn fresh(connection: &mut PgConnection) -> Result<i32, Error> {
     let number =
-        sqlx::query_scalar("select nextval('boot')::int").fetch_one(&mut *connection).await?;
+        answered(sqlx::query_scalar("select nextval('boot')::int").fetch_one(&mut *connection))
+            .await?;
     lock(connection, number).await?;
     Ok(number)
 }
 
 /// Advisory locks are shared by all schemas of a database, so the schema is part of the lock.
 async fn lock(connection: &mut PgConnection, number: i32) -> Result<(), Error> {
-    sqlx::query("select pg_advisory_lock(hashtext('live ' || current_schema()), $1)")
-        .bind(number)
-        .execute(connection)
-        .await?;
+    let lock = sqlx::query("select pg_advisory_lock(hashtext('live ' || current_schema()), $1)");
+    answered(lock.bind(number).execute(connection)).await?;
     Ok(())
 }

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::batch::{Commit, DeadLetter, Origin, write};
+use crate::db::answered;
 use crate::outbox::living;
 use crate::{Db, Error};
 
@@ -36,7 +37,7 @@ pub async fn due_calls(
     permits: usize,
     attempt: Duration,
 ) -> Result<Vec<DueCall>, Error> {
-    let rows: Vec<Row> = sqlx::query_as(concat!(
+    let due = sqlx::query_as::<_, Row>(concat!(
         "with living as materialized (",
         living!(),
         // Whoever asks lives, even while its lock's connection is lost: its attempts are under way.
@@ -62,9 +63,8 @@ pub async fn due_calls(
     .bind(destination)
     .bind(boot)
     .bind(i64::try_from(permits).unwrap_or(i64::MAX))
-    .bind(attempt)
-    .fetch_all(db.autocommit())
-    .await?;
+    .bind(attempt);
+    let rows = answered(due.fetch_all(db.autocommit())).await?;
     Ok(rows.into_iter().map(due_call).collect())
 }
 
@@ -131,7 +131,7 @@ pub async fn note_attempt(
     attempt: &Attempt,
 ) -> Result<(), Error> {
     let (subject, step) = call;
-    sqlx::query(
+    let note = sqlx::query(
         "update calls
             set boot = null, last_outcome = 0, in_doubt = in_doubt or $4, error_code = $5,
                 next_attempt_at = now() + $6::interval
@@ -142,9 +142,8 @@ pub async fn note_attempt(
     .bind(boot)
     .bind(attempt.in_doubt)
     .bind(&attempt.error_code)
-    .bind(attempt.wait)
-    .execute(db.autocommit())
-    .await?;
+    .bind(attempt.wait);
+    answered(note.execute(db.autocommit())).await?;
     Ok(())
 }
 
@@ -159,7 +158,7 @@ pub async fn hold(
     boot: i32,
     lease: Duration,
 ) -> Result<bool, Error> {
-    let done = sqlx::query(
+    let held = sqlx::query(
         "update calls set next_attempt_at = now() + $5::interval
           where subject = $1 and step = $2 and attempts = $3 and boot = $4 and not in_doubt",
     )
@@ -167,9 +166,8 @@ pub async fn hold(
     .bind(call.1)
     .bind(attempts.cast_signed())
     .bind(boot)
-    .bind(lease)
-    .execute(db.autocommit())
-    .await?;
+    .bind(lease);
+    let done = answered(held.execute(db.autocommit())).await?;
     Ok(done.rows_affected() == 1)
 }
 

@@ -6,10 +6,18 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::Error;
 
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longer than the server's own bound on a statement: past that nobody is there to answer, and a
+/// connection whose other end has vanished says nothing for a quarter of an hour.
+const ANSWER_MAX: Duration = Duration::from_secs(12);
+/// A connection that is given back and does not answer is thrown away, or its place would be lost.
+const RELEASE_MAX: Duration = Duration::from_secs(2);
+/// A lock outlives its silent owner by no more: session locks are leases.
+const LEASE: &str = "10s";
 
 /// How to reach a service's schema.
 #[derive(Debug, Clone)]
@@ -42,6 +50,13 @@ impl Db {
                 .max_connections(connections_max)
                 .acquire_timeout(ACQUIRE_TIMEOUT)
                 .test_before_acquire(false)
+                // The pool asks a connection that comes back whether it lives, without a bound.
+                .after_release(|connection, _| {
+                    Box::pin(async move {
+                        within(RELEASE_MAX, connection.ping()).await?;
+                        Ok(true)
+                    })
+                })
         };
         // sqlx 0.9.0 can give a connection back with a transaction open in it, when the future of
         // `begin` is dropped half-way (transact-rs/sqlx#4385): later writes would answer Ok, run
@@ -49,7 +64,7 @@ impl Db {
         let writes = pool(config.write_connections_max)
             .after_release(|connection, _| {
                 Box::pin(async move {
-                    sqlx::query("rollback").execute(connection).await?;
+                    within(RELEASE_MAX, sqlx::query("rollback").execute(connection)).await?;
                     Ok(true)
                 })
             })
@@ -65,14 +80,16 @@ impl Db {
         &self.autocommit
     }
 
-    /// A connection of its own, for session-level locks.
+    /// A connection of its own, for session-level locks. Whoever holds one asks something now and
+    /// then: after ten seconds of silence the server takes its owner for dead and frees the locks.
     pub async fn connect(&self) -> Result<PgConnection, Error> {
-        Ok(PgConnection::connect_with(&self.options).await?)
+        let options = self.options.clone().options([("idle_session_timeout", LEASE)]);
+        Ok(answered(PgConnection::connect_with(&options)).await?)
     }
 
     /// Whether the database answers.
     pub async fn is_reachable(&self) -> bool {
-        sqlx::query("select 1").execute(&self.autocommit).await.is_ok()
+        answered(sqlx::query("select 1").execute(&self.autocommit)).await.is_ok()
     }
 
     /// Runs `body` in a transaction and commits it; on an error everything is rolled back.
@@ -87,13 +104,14 @@ impl Db {
         let pool = self.writes.clone();
         tokio::spawn(async move {
             #[expect(clippy::disallowed_methods, reason = "the one place that begins")]
-            let begun = pool.begin().await;
+            let begun = answered(pool.begin()).await;
             // With the receiver gone the transaction is dropped here: ROLLBACK.
             drop(give.send(begun));
         });
         let mut tx = take.await.map_err(|_| Error::Wait("BEGIN was abandoned".into()))??;
-        let result = body(&mut tx).await?;
-        match tx.commit().await {
+        let silent = |_| Error::Wait("Postgres does not answer".into());
+        let result = timeout(ANSWER_MAX, body(&mut tx)).await.map_err(silent)??;
+        match answered(tx.commit()).await {
             Ok(()) => Ok(result),
             Err(error) if is_refused(&error) => Err(error.into()),
             Err(error) => Err(Error::CommitLost(error.to_string())),
@@ -105,6 +123,21 @@ impl Db {
         self.writes.close().await;
         self.autocommit.close().await;
     }
+}
+
+/// What Postgres answers, if it does so in time.
+pub(crate) async fn answered<T>(
+    asked: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    within(ANSWER_MAX, asked).await
+}
+
+async fn within<T>(
+    bound: Duration,
+    asked: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    let silent = |_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+    timeout(bound, asked).await.map_err(silent)?
 }
 
 /// Whether Postgres has said no to a COMMIT. A connection that broke, or a server that was shutting

@@ -5,6 +5,7 @@ mod boot;
 mod calls;
 mod outbox;
 mod schema;
+mod silence;
 mod transactions;
 
 use std::time::Duration;
