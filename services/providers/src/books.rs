@@ -105,6 +105,8 @@ pub(crate) struct Row {
     idempotency_key: String,
     amount_minor: Option<i64>,
     currency: Option<String>,
+    reference: String,
+    capture_reference: Option<String>,
 }
 
 struct Captured {
@@ -122,6 +124,8 @@ pub(crate) struct Books {
     captures: HashMap<String, Captured>,
     /// By order, until it works out.
     stumbled: HashMap<String, u8>,
+    /// Answers that were there before the question, since the process began.
+    repeated: HashMap<Destination, u64>,
     seq: u64,
 }
 
@@ -130,11 +134,12 @@ impl Books {
     pub(crate) fn judge(&mut self, wanted: Wanted) -> Verdict {
         let Wanted { entry, refusal, stumbles } = wanted;
         if let Some(record) = self.find(entry.destination, &entry.idempotency_key) {
-            return if record.entry == entry {
-                Verdict::Recorded { record: record.clone(), first: false }
-            } else {
-                Verdict::KeyReused
-            };
+            if record.entry != entry {
+                return Verdict::KeyReused;
+            }
+            let record = record.clone();
+            self.repeat(entry.destination);
+            return Verdict::Recorded { record, first: false };
         }
         if stumbles > 0 {
             let stumbled = self.stumbled.entry(entry.order_id.clone()).or_default();
@@ -178,7 +183,23 @@ impl Books {
         self.records.push(record);
     }
 
-    pub(crate) fn find(&self, destination: Destination, key: &str) -> Option<&Record> {
+    /// What is recorded under a key, for somebody who asks for it.
+    pub(crate) fn look_up(&mut self, destination: Destination, key: &str) -> Option<Record> {
+        let found = self.find(destination, key).cloned()?;
+        self.repeat(destination);
+        Some(found)
+    }
+
+    /// How often a destination has answered from what is recorded under a key.
+    pub(crate) fn repeated(&self, destination: Destination) -> u64 {
+        self.repeated.get(&destination).copied().unwrap_or(0)
+    }
+
+    fn repeat(&mut self, destination: Destination) {
+        *self.repeated.entry(destination).or_default() += 1;
+    }
+
+    fn find(&self, destination: Destination, key: &str) -> Option<&Record> {
         let place = self.by_key.get(&(destination, key.to_owned()))?;
         self.records.get(*place)
     }
@@ -229,6 +250,8 @@ fn rows<'a>(records: impl Iterator<Item = &'a Record>, after: u64) -> Vec<Row> {
             idempotency_key: record.entry.idempotency_key.clone(),
             amount_minor: record.entry.amount_minor,
             currency: record.entry.currency.clone(),
+            reference: effect.reference.clone(),
+            capture_reference: record.entry.capture_reference.clone(),
         }),
         Outcome::Done(_) | Outcome::Refused(_) => None,
     };
@@ -291,6 +314,10 @@ mod tests {
         let again = books.judge(capture);
         assert_eq!(again, Verdict::Recorded { record, first: false });
         assert_eq!(books.rows(Some("o1"), 0).len(), 1);
+        assert!(books.look_up(Destination::Payment, "k1").is_some());
+        assert!(books.look_up(Destination::Payment, "k2").is_none());
+        let repeated = [Destination::Payment, Destination::Carrier].map(|it| books.repeated(it));
+        assert_eq!(repeated, [2, 0]);
     }
 
     #[test]

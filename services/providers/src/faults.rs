@@ -56,23 +56,34 @@ struct Active {
 
 /// One destination's fault, or none.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Switch(Arc<Mutex<Option<Active>>>);
+pub(crate) struct Switch(Arc<Mutex<Position>>);
+
+#[derive(Debug, Default)]
+struct Position {
+    active: Option<Active>,
+    struck: u64,
+}
 
 impl Switch {
+    /// How many requests have met a fault so far.
+    pub(crate) fn struck(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).struck
+    }
+
     fn set(&self, fault: Option<Fault>, now: Instant) {
         let active = fault.map(|fault| {
             let until = now + Duration::from_secs(fault.ttl_seconds);
             Active { fault, until, due: 0.0 }
         });
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = active;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).active = active;
     }
 
     /// What happens to this request. A look-up has no effect to lose or to be late.
     fn strike(&self, method: &Method, now: Instant) -> Option<Mode> {
-        let mut switch = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let active = switch.as_mut()?;
+        let mut position = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let active = position.active.as_mut()?;
         if now >= active.until {
-            *switch = None;
+            position.active = None;
             return None;
         }
         let only_effects = matches!(active.fault.mode, Mode::LoseAnswers | Mode::Late);
@@ -84,7 +95,9 @@ impl Switch {
             return None;
         }
         active.due -= 1.0;
-        Some(active.fault.mode)
+        let mode = active.fault.mode;
+        position.struck += 1;
+        Some(mode)
     }
 }
 
@@ -95,7 +108,7 @@ pub(crate) struct Switches {
 }
 
 impl Switches {
-    const fn of(&self, destination: Destination) -> &Switch {
+    pub(crate) const fn of(&self, destination: Destination) -> &Switch {
         match destination {
             Destination::Payment => &self.payment,
             Destination::Carrier => &self.carrier,
@@ -194,7 +207,9 @@ mod tests {
         assert_eq!(strikes(&broken(Mode::Down, 1.0, now), now), [true; 8]);
         assert_eq!(strikes(&broken(Mode::Down, 0.0, now), now), [no; 8]);
         let fourth = [no, no, no, true, no, no, no, true];
-        assert_eq!(strikes(&broken(Mode::Down, 0.25, now), now), fourth);
+        let struck = broken(Mode::Down, 0.25, now);
+        assert_eq!(strikes(&struck, now), fourth);
+        assert_eq!(struck.struck(), 2);
     }
 
     #[test]

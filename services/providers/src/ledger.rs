@@ -16,7 +16,7 @@ const FILE_NAME: &str = "ledger.jsonl";
 
 enum Question {
     Judge(Box<Wanted>, oneshot::Sender<Verdict>),
-    Read(Box<dyn FnOnce(&Books) + Send>),
+    Read(Box<dyn FnOnce(&mut Books) + Send>),
 }
 
 /// The ledger's thread has ended, and the process is about to.
@@ -57,7 +57,7 @@ impl Ledger {
     /// Reads books of which every line is on the disk.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&Books) -> T + Send + 'static,
+        look: impl FnOnce(&mut Books) -> T + Send + 'static,
     ) -> Result<T, Closed> {
         let (answer, seen) = oneshot::channel();
         // Whoever has stopped waiting needs no answer.
@@ -94,7 +94,7 @@ fn write(file: &File, mut books: Books, mut asked: mpsc::Receiver<Question>) -> 
             drop(answer.send(verdict));
         }
         for look in reads {
-            look(&books);
+            look(&mut books);
         }
     }
     Ok(())

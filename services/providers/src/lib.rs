@@ -12,6 +12,7 @@
 //! | `GET /payment/v1/operations/{key}`, `GET /carrier/v1/operations/{key}` | what is recorded |
 //! | `GET /v1/ledger?order_id=…` or `?after=<seq>` | every effect, in the order of its commit |
 //! | `PUT`, `DELETE /v1/faults/{payment\|carrier}` | break it for a while, heal it |
+//! | `GET /v1/counts/{payment\|carrier}` | how many requests met a fault, how many answers were there before |
 //! | `GET /livez`, `GET /readyz` | it runs |
 
 mod books;
@@ -27,7 +28,7 @@ use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::get;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub use connections::serve;
 pub use ledger::Ledger;
@@ -51,6 +52,7 @@ pub fn router(ledger: &Ledger) -> Router {
         .nest("/payment", provider(payment, Destination::Payment, &switches.payment))
         .nest("/carrier", provider(carrier, Destination::Carrier, &switches.carrier))
         .route("/v1/ledger", get(rows).with_state(ledger.clone()))
+        .route("/v1/counts/{name}", get(counts).with_state((ledger.clone(), switches.clone())))
         .merge(faults::routes(switches))
         .route("/livez", get(async || "ok"))
         .route("/readyz", get(async || "ok"))
@@ -62,8 +64,23 @@ async fn operation(
     State((ledger, destination)): State<(Ledger, Destination)>,
     Path(key): Path<String>,
 ) -> Result<Response, Problem> {
-    let record = ledger.read(move |books| books.find(destination, &key).cloned()).await?;
+    let record = ledger.read(move |books| books.look_up(destination, &key)).await?;
     Ok(found(record.as_ref()))
+}
+
+#[derive(Serialize)]
+struct Counts {
+    struck: u64,
+    repeated: u64,
+}
+
+/// What a destination has been through since the process began.
+async fn counts(
+    State((ledger, switches)): State<(Ledger, Switches)>,
+    Path(destination): Path<Destination>,
+) -> Result<Response, Problem> {
+    let repeated = ledger.read(move |books| books.repeated(destination)).await?;
+    Ok(json(200, &Counts { struck: switches.of(destination).struck(), repeated }))
 }
 
 #[derive(Deserialize)]
@@ -77,7 +94,7 @@ async fn rows(
     State(ledger): State<Ledger>,
     Query(which): Query<Which>,
 ) -> Result<Response, Problem> {
-    let look = move |books: &Books| books.rows(which.order_id.as_deref(), which.after);
+    let look = move |books: &mut Books| books.rows(which.order_id.as_deref(), which.after);
     let rows = ledger.read(look).await?;
     Ok(json(200, &rows))
 }

@@ -138,7 +138,9 @@ async fn a_capture_a_refund_and_a_booking_are_three_rows_of_one_ledger() {
         json!({
             "seq": seq, "destination": destination, "operation": operation, "order_id": "o1",
             "idempotency_key": key, "amount_minor": money.then_some(900),
-            "currency": money.then_some("EUR")
+            "currency": money.then_some("EUR"),
+            "reference": format!("{}_{seq:08}", if money { &operation[..3] } else { "trk" }),
+            "capture_reference": (operation == "refund").then_some(&reference)
         })
     };
     let rows = [
@@ -345,6 +347,11 @@ async fn lost_answers_are_applied_and_can_be_looked_up() {
     }
     assert_eq!(caller.look_up("carrier", "b1").await.body["status"], "done");
     assert_eq!(caller.ledger("o1").await.len(), 1);
+
+    let counts = caller.get("/v1/counts/carrier").await.expect("an answer").body;
+    assert_eq!(counts, json!({"struck": 2, "repeated": 2}), "one repeat, one look-up");
+    let counts = caller.get("/v1/counts/payment").await.expect("an answer").body;
+    assert_eq!(counts, json!({"struck": 0, "repeated": 0}));
 }
 
 #[tokio::test]

@@ -29,13 +29,12 @@ impl Folder {
         sweep(&std::env::temp_dir());
         for _ in 0..CREATE_ATTEMPTS_MAX {
             let dir = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
-            // The server's user must be able to pass through to its own folder below.
-            fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711))?;
-            let lock = File::open(dir.path())?;
-            lock.lock_shared()?;
-            // Another start may have taken it for a leftover before the lock was there.
-            if dir.path().exists() {
-                return Ok(Self { dir, _lock: lock });
+            match lock(dir.path()) {
+                Ok(lock) if dir.path().exists() => return Ok(Self { dir, _lock: lock }),
+                // Another start may have taken it for a leftover before the lock was there.
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
             }
         }
         anyhow::bail!("could not make a folder under {}", std::env::temp_dir().display())
@@ -49,6 +48,14 @@ impl Folder {
     pub(crate) fn hand_over(self) -> PathBuf {
         self.dir.keep()
     }
+}
+
+fn lock(folder: &Path) -> io::Result<File> {
+    // The server's user must be able to pass through to its own folder below.
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o711))?;
+    let lock = File::open(folder)?;
+    lock.lock_shared()?;
+    Ok(lock)
 }
 
 /// Leftovers are a matter of tidiness: what cannot be removed is left for the next start.

@@ -8,5 +8,5 @@ pub mod postgres;
 pub mod records;
 pub mod wait;
 
-pub use broker::Broker;
+pub use broker::{Broker, Refusal};
 pub use postgres::{Database, Postgres, database};

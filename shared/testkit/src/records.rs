@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
-use rdkafka::util::Timeout;
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 const DEADLINE: Duration = Duration::from_secs(20);
+/// Far above what the services take: they have to live with such a one.
+const RECORD_BYTES_MAX: &str = "8000000";
 const POLL: Duration = Duration::from_millis(100);
 
 /// One record, as it is on the wire.
@@ -34,7 +35,12 @@ impl Record {
 
 /// Puts records on a topic, in order, and returns when the broker has them.
 pub async fn produce(bootstrap: &str, topic: &str, records: &[Record]) -> anyhow::Result<()> {
-    let producer: FutureProducer = config(bootstrap).set("acks", "all").create()?;
+    let producer: FutureProducer = config(bootstrap)
+        .set("acks", "all")
+        .set("linger.ms", "0")
+        .set("message.max.bytes", RECORD_BYTES_MAX)
+        .create()?;
+    let mut reports = Vec::with_capacity(records.len());
     for record in records {
         let headers = OwnedHeaders::new_with_capacity(record.headers.len());
         let headers = record.headers.iter().fold(headers, |headers, (key, value)| {
@@ -48,10 +54,12 @@ pub async fn produce(bootstrap: &str, topic: &str, records: &[Record]) -> anyhow
             timestamp: None,
             headers: Some(headers),
         };
-        let sent = producer.send(outgoing, Timeout::After(DEADLINE)).await;
-        sent.map_err(|(error, _)| error)?;
+        reports.push(producer.send_result(outgoing).map_err(|(error, _)| error)?);
     }
-    Ok(producer.flush(Timeout::After(DEADLINE))?)
+    for report in reports {
+        report.await?.map_err(|(error, _)| error)?;
+    }
+    Ok(())
 }
 
 /// All that is on a topic now, partition by partition, without joining any group.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{Connection, PgConnection};
 use testkit::postgres::{Options, Postgres};
 use testkit::{database, wait};
@@ -60,4 +61,54 @@ async fn a_server_serves_and_leaves_nothing_behind() -> anyhow::Result<()> {
         (!fs::exists(&process).ok()?).then_some(())
     })
     .await
+}
+
+const AT_MOST: Duration = Duration::from_secs(20);
+
+/// A server with one row that was committed.
+async fn with_a_row() -> anyhow::Result<(Postgres, String)> {
+    let postgres = Postgres::start(Options::default())?;
+    postgres.create_database("switchback", &["order"]).await?;
+    let url = postgres.url("order_owner", "switchback");
+    let mut owner = PgConnection::connect(&url).await?;
+    let table = "create table orders (id int); insert into orders values (1)";
+    sqlx::raw_sql(table).execute(&mut owner).await?;
+    Ok((postgres, url))
+}
+
+#[tokio::test]
+async fn what_was_committed_outlives_every_process_of_the_server() -> anyhow::Result<()> {
+    let (mut postgres, url) = with_a_row().await?;
+    postgres.kill()?;
+    assert!(PgConnection::connect(&url).await.is_err(), "nobody serves");
+    postgres.restart().await?;
+    assert_eq!(number(&url, "select count(*) from orders").await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_is_tried_again_as_long_as_a_process_of_the_last_one_lingers() -> anyhow::Result<()>
+{
+    let (mut postgres, url) = with_a_row().await?;
+    let mut lingering = PgConnection::connect(&url).await?;
+    let backend: i32 =
+        sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut lingering).await?;
+    let backend = Pid::from_raw(backend).expect("a process has a number");
+    kill_process(backend, Signal::STOP)?;
+    kill_process(postgres.pid(), Signal::KILL)?;
+
+    let log = postgres.folder().join("postgres.log");
+    let refused = async {
+        let refused = wait::until(AT_MOST, "a new server to be refused", async || {
+            let log = fs::read_to_string(&log).ok()?;
+            log.contains("is still in use").then_some(())
+        });
+        // Whatever comes of it, nobody is left standing still.
+        let refused = refused.await;
+        kill_process(backend, Signal::CONT)?;
+        refused
+    };
+    tokio::try_join!(postgres.restart(), refused)?;
+    assert_eq!(number(&url, "select count(*) from orders").await?, 1);
+    Ok(())
 }

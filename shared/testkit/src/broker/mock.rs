@@ -1,11 +1,12 @@
 //! Owns the calls into librdkafka's mock cluster that the safe crate has no words for. Refuses to
 //! let a pointer out.
-#![expect(unsafe_code, reason = "two of the settings exist only in the C interface")]
+#![expect(unsafe_code, reason = "these settings and faults exist only in the C interface")]
 
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::ptr::NonNull;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
 use rdkafka::ClientConfig;
@@ -14,6 +15,8 @@ use rdkafka_sys as ffi;
 
 const BROKERS: i32 = 1;
 const BROKER_ID: i32 = 1;
+/// The number of a Produce request in Kafka's protocol.
+const PRODUCE: i16 = 0;
 
 pub(super) struct Mock {
     cluster: NonNull<ffi::rd_kafka_mock_cluster_t>,
@@ -83,6 +86,60 @@ impl Mock {
         unsafe { ffi::rd_kafka_mock_broker_set_host_port(cluster, BROKER_ID, host.as_ptr(), port) };
         Ok(())
     }
+
+    /// The answers to the next Produce requests.
+    pub(super) fn push_produce_errors(&self, errors: &[ffi::rd_kafka_resp_err_t]) {
+        let (cluster, count) = (self.cluster.as_ptr(), errors.len());
+        // SAFETY: `cluster` is live and copies `count` errors during the call.
+        unsafe {
+            ffi::rd_kafka_mock_push_request_errors_array(cluster, PRODUCE, count, errors.as_ptr());
+        }
+    }
+
+    pub(super) fn clear_produce_errors(&self) {
+        // SAFETY: `cluster` is live.
+        unsafe { ffi::rd_kafka_mock_clear_request_errors(self.cluster.as_ptr(), PRODUCE) };
+    }
+
+    /// What clients are told when they ask about a topic.
+    pub(super) fn set_topic_error(
+        &self,
+        name: &str,
+        error: ffi::rd_kafka_resp_err_t,
+    ) -> anyhow::Result<()> {
+        let (cluster, topic) = (self.cluster.as_ptr(), CString::new(name)?);
+        // SAFETY: `cluster` is live and copies the name during the call.
+        unsafe { ffi::rd_kafka_mock_topic_set_error(cluster, topic.as_ptr(), error) };
+        Ok(())
+    }
+
+    /// Whether connections are kept and taken.
+    pub(super) fn set_up(&self, up: bool) -> anyhow::Result<()> {
+        let cluster = self.cluster.as_ptr();
+        let code = if up {
+            // SAFETY: `cluster` is live.
+            unsafe { ffi::rd_kafka_mock_broker_set_up(cluster, BROKER_ID) }
+        } else {
+            // SAFETY: `cluster` is live.
+            unsafe { ffi::rd_kafka_mock_broker_set_down(cluster, BROKER_ID) }
+        };
+        done(code)
+    }
+
+    pub(super) fn set_delay(&self, delay: Duration) -> anyhow::Result<()> {
+        let millis = i32::try_from(delay.as_millis())?;
+        let cluster = self.cluster.as_ptr();
+        // SAFETY: `cluster` is live.
+        done(unsafe { ffi::rd_kafka_mock_broker_set_rtt(cluster, BROKER_ID, millis) })
+    }
+}
+
+fn done(code: ffi::rd_kafka_resp_err_t) -> anyhow::Result<()> {
+    ensure!(
+        code == ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR,
+        "the mock cluster refuses: {code:?}"
+    );
+    Ok(())
 }
 
 /// For the calling thread and those that it makes.

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::{Installation, READY_MAX, SUPERUSER, accepts_connections, free_port, make_cluster};
+use super::home::{accepts_connections, free_port, make_cluster};
+use super::installation::Installation;
+use super::{READY_MAX, SUPERUSER};
 use crate::folder::Folder;
 use crate::wait;
 

@@ -4,8 +4,9 @@
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
 
+use super::SUPERUSER;
 use super::cluster::Cluster;
-use super::{SUPERUSER, url};
+use super::home::url;
 
 /// Any number will do, as long as every test process takes the same.
 const CREATING: i64 = 0x5357_4954_4348;
