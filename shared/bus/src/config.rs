@@ -12,6 +12,10 @@ pub struct Config {
     pub fetch_wait_ms: u32,
     /// After so long without a heartbeat a member's partitions move.
     pub session_timeout_ms: u32,
+    /// A member that does not poll for so long is taken for stuck, and its partitions move.
+    pub max_poll_interval_ms: u32,
+    /// So many records wait for the broker in the client; further ones wait in the outbox.
+    pub producer_queue_max: u32,
 }
 
 impl Config {
@@ -38,6 +42,7 @@ impl Config {
             .set("auto.offset.reset", "earliest")
             .set("partition.assignment.strategy", "range")
             .set("session.timeout.ms", self.session_timeout_ms.to_string())
+            .set("max.poll.interval.ms", self.max_poll_interval_ms.to_string())
             .set("heartbeat.interval.ms", (self.session_timeout_ms / 6).to_string())
             .set("fetch.wait.max.ms", self.fetch_wait_ms.to_string())
             .set("fetch.min.bytes", "1")
@@ -56,7 +61,7 @@ impl Config {
             .set("linger.ms", "0")
             // Below the age at which the dispatcher sends again what a living process wrote.
             .set("message.timeout.ms", "30000")
-            .set("queue.buffering.max.messages", "20000");
+            .set("queue.buffering.max.messages", self.producer_queue_max.to_string());
         client
     }
 }

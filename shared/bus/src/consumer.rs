@@ -1,10 +1,12 @@
 //! Owns the reading side: records with their envelopes, and when their offsets are stored. Refuses
 //! to wait for whoever handles them.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance, StreamConsumer};
@@ -13,8 +15,12 @@ use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::statistics::Statistics;
 use saga::{Envelope, RECORD_BYTES_MAX, Refused};
 
+use crate::gate::{Gate, Partition};
 use crate::offsets::{Offsets, Place};
 use crate::{Config, Error, topic};
+
+/// Work that takes longer than this pauses the reading: what was fetched ahead is fetched again.
+const PAUSE_AFTER: Duration = Duration::from_millis(200);
 
 /// A record as it came.
 #[derive(Debug)]
@@ -28,21 +34,30 @@ pub struct Received {
 }
 
 impl Received {
+    /// Whether it is larger than any record of ours may be.
+    pub fn is_too_large(&self) -> bool {
+        let headers = self.headers.iter().map(|(name, value)| name.len() + value.len());
+        headers.sum::<usize>() + self.body.len() > RECORD_BYTES_MAX
+    }
+
     /// The record's envelope, if it can be trusted.
     pub fn envelope(&self) -> Result<Envelope, Refused> {
-        let headers = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
-        let size = headers.clone().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        if size + self.body.len() > RECORD_BYTES_MAX {
+        if self.is_too_large() {
             return Err(Refused::TooLarge);
         }
+        let headers = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
         Envelope::parse(headers, self.key.as_deref(), self.producer)
     }
 }
 
-/// One member of a consumer group.
+/// One member of a consumer group. Dropping it leaves the group, so that others need not wait for
+/// the session to end; that takes its time, and must not be done on a thread that others need.
 pub struct Consumer {
     inner: StreamConsumer<Context>,
     producers: HashMap<Arc<str>, &'static str>,
+    /// What came although all partitions were paused. The client promises that nothing does; were it
+    /// wrong, a record that is dropped here would be passed over for good.
+    early: Mutex<Vec<Received>>,
 }
 
 impl Consumer {
@@ -55,6 +70,7 @@ impl Consumer {
         let context = Context {
             group,
             offsets: Offsets::default(),
+            gate: Gate::default(),
             assigned: AtomicBool::new(false),
             connected: AtomicBool::new(false),
         };
@@ -64,13 +80,13 @@ impl Consumer {
             producers.iter().map(|producer| (topic(producer).into(), *producer)).collect();
         let topics: Vec<&str> = producers.keys().map(|topic| &**topic).collect();
         inner.subscribe(&topics).map_err(Error::Client)?;
-        Ok(Self { inner, producers })
+        Ok(Self { inner, producers, early: Mutex::default() })
     }
 
     /// Waits for a record, then takes what is there, up to `records_max`. Cancel-safe until the
     /// first record: what has been taken is always returned.
     pub async fn receive(&self, records_max: usize) -> Result<Vec<Received>, Error> {
-        let mut batch = Vec::new();
+        let mut batch = std::mem::take(&mut *self.early());
         while batch.is_empty() {
             match self.inner.recv().await {
                 Ok(message) => batch.extend(self.read(&message)),
@@ -85,6 +101,47 @@ impl Consumer {
             }
         }
         Ok(batch)
+    }
+
+    /// Waits for `work`, and stays a member of the group however long that takes: all partitions are
+    /// paused, and the client goes on being polled.
+    pub async fn keep_while<T>(&self, work: impl Future<Output = T>) -> Result<T, Error> {
+        let mut work = pin!(work);
+        if let Ok(done) = tokio::time::timeout(PAUSE_AFTER, &mut work).await {
+            return Ok(done);
+        }
+        let (group, since) = (self.inner.context().group, Instant::now());
+        let paused = Paused::begin(self);
+        tracing::warn!(group, "reading is paused: what was read is not taken");
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => {
+                    drop(paused);
+                    tracing::info!(group, after = ?since.elapsed(), "reading goes on");
+                    return Ok(done);
+                }
+                message = self.inner.recv() => match message {
+                    Ok(message) => self.early().extend(self.read(&message)),
+                    Err(error) => note(error)?,
+                },
+            }
+        }
+    }
+
+    /// Reads nothing from these partitions, and from all others.
+    pub fn hold(&self, partitions: BTreeSet<Partition>) {
+        let context = self.inner.context();
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+        let count = partitions.len() as f64;
+        if context.gate.shut_some(partitions) {
+            context.gate.apply(&self.inner);
+            metrics::gauge!("switchback_partitions_held", "consumer" => context.group).set(count);
+        }
+    }
+
+    fn early(&self) -> std::sync::MutexGuard<'_, Vec<Received>> {
+        self.early.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self, message: &BorrowedMessage<'_>) -> Option<Received> {
@@ -125,11 +182,6 @@ impl Consumer {
         let context = self.inner.context();
         context.assigned.load(Ordering::Relaxed) && context.connected.load(Ordering::Relaxed)
     }
-
-    /// Gives the partitions back, so that others need not wait for the session to end.
-    pub fn leave(&self) {
-        self.inner.unsubscribe();
-    }
 }
 
 /// Transport errors heal by themselves; only a fatal one ends the consumer.
@@ -147,9 +199,36 @@ async fn futures_poll<F: Future>(future: F) -> Poll<F::Output> {
     std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
 }
 
-struct Context {
+/// All partitions are paused until this is dropped, with its work done or given up.
+struct Paused<'a>(&'a Consumer);
+
+impl<'a> Paused<'a> {
+    fn begin(consumer: &'a Consumer) -> Self {
+        let paused = Self(consumer);
+        paused.set(true);
+        paused
+    }
+
+    fn set(&self, all: bool) {
+        let Self(Consumer { inner, .. }) = self;
+        if inner.context().gate.shut_all(all) {
+            inner.context().gate.apply(inner);
+        }
+        metrics::gauge!("switchback_consumer_paused", "consumer" => inner.context().group)
+            .set(f64::from(u8::from(all)));
+    }
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}
+
+pub(crate) struct Context {
     group: &'static str,
     offsets: Offsets,
+    gate: Gate,
     assigned: AtomicBool,
     connected: AtomicBool,
 }
@@ -175,8 +254,9 @@ impl ConsumerContext for Context {
         self.assigned.store(false, Ordering::Relaxed);
     }
 
-    fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+    fn post_rebalance(&self, client: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         if let Rebalance::Assign(partitions) = rebalance {
+            self.gate.apply(client);
             self.assigned.store(true, Ordering::Relaxed);
             tracing::info!(group = self.group, partitions = partitions.count(), "assigned");
         }

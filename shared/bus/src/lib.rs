@@ -2,13 +2,17 @@
 
 mod config;
 mod consumer;
+mod gate;
 mod offsets;
 mod producer;
+mod report;
 
 pub use config::Config;
 pub use consumer::{Consumer, Received};
+pub use gate::Partition;
 pub use offsets::{Offsets, Place};
-pub use producer::{Handed, Producer, Report};
+pub use producer::{Handed, Producer};
+pub use report::Report;
 
 /// The topic of a producer.
 pub fn topic(producer: &str) -> String {

@@ -1,68 +1,87 @@
-//! Owns the writing side: records enter the queue in order, reports come back by themselves.
-//! Refuses to be awaited per message.
+//! Owns the writing side: records enter the queue in order, reports come back by themselves, and a
+//! client that is beyond repair is replaced. Refuses to be awaited per message.
 
-use rdkafka::client::ClientContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 use saga::Envelope;
 use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
 
+use crate::report::{Deliveries, Delivery, Report, refusal};
 use crate::{Config, Error, topic};
+
+type Client = ThreadedProducer<Deliveries>;
+
+/// Clients are made no faster than this, however fast they die.
+const LIFE_MIN: Duration = Duration::from_secs(1);
+/// Two deaths within so long are a state, not an accident.
+const ACCIDENT: Duration = Duration::from_mins(1);
 
 /// What the client did with a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Handed {
+    /// It gets a report.
     Taken,
-    /// No room: nothing behind it is taken either.
-    Full,
-    /// This one alone cannot be sent.
-    Refused,
-}
-
-/// What became of a record that was taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Report {
-    /// The broker has it.
-    Acked(Uuid),
-    /// It does not, or nobody knows: the outbox row stays and is sent again.
-    Failed(Uuid),
-}
-
-impl Report {
-    pub const fn id(&self) -> Uuid {
-        match self {
-            Self::Acked(id) | Self::Failed(id) => *id,
-        }
-    }
+    /// It does not, and neither would anything behind it now: the outbox has it.
+    NotNow,
 }
 
 /// The producer of one topic.
 #[derive(Clone)]
-pub struct Producer {
-    inner: ThreadedProducer<Deliveries>,
+pub struct Producer(Arc<Shared>);
+
+struct Shared {
+    settings: ClientConfig,
     topic: String,
+    current: RwLock<Current>,
+}
+
+struct Current {
+    client: Client,
+    made_at: Instant,
+    /// When its predecessors died: the one before, and the one before that.
+    deaths: [Option<Instant>; 2],
 }
 
 impl Producer {
     pub fn try_new(config: &Config, producer: &str) -> Result<Self, Error> {
-        let inner = config.producer().create_with_context(Deliveries).map_err(Error::Client)?;
-        Ok(Self { inner, topic: topic(producer) })
+        Self::over(config.producer(), topic(producer))
+    }
+
+    /// One of the same topic that shares no request with this one.
+    pub fn another(&self) -> Result<Self, Error> {
+        Self::over(self.0.settings.clone(), self.0.topic.clone())
+    }
+
+    fn over(settings: ClientConfig, topic: String) -> Result<Self, Error> {
+        let client = make(&settings).map_err(Error::Client)?;
+        let current = Current { client, made_at: Instant::now(), deaths: [None; 2] };
+        Ok(Self(Arc::new(Shared { settings, topic, current: RwLock::new(current) })))
     }
 
     pub fn topic(&self) -> &str {
-        &self.topic
+        &self.0.topic
     }
 
-    /// Puts a record into the client's queue and returns at once; `reports` hears what became of
+    /// Whether clients live: not when the second within a minute has died.
+    pub fn is_ready(&self) -> bool {
+        let current = self.0.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.deaths[1].is_none_or(|death| death.elapsed() >= ACCIDENT)
+    }
+
+    /// Puts a record into the client's queue and returns at once. `reports` hears what became of
     /// it if it was taken.
     pub fn send(
         &self,
         envelope: &Envelope,
         body: &[u8],
         reports: &UnboundedSender<Report>,
-    ) -> Result<Handed, Error> {
+    ) -> Handed {
         let key = envelope.subject.to_string();
         let headers = envelope.headers();
         let headers = headers
@@ -71,56 +90,73 @@ impl Producer {
                 all.insert(Header { key: name, value: Some(value) })
             });
         let delivery = Box::new(Delivery { id: envelope.id, reports: reports.clone() });
-        let record = BaseRecord::with_opaque_to(&self.topic, delivery)
+        let record = BaseRecord::with_opaque_to(&self.0.topic, delivery)
             .key(&key)
             .payload(body)
             .headers(headers);
-        match self.inner.send(record) {
-            Ok(()) => Ok(Handed::Taken),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
-                Ok(Handed::Full)
+        let handed = match self.0.send(record) {
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::Fatal), record)) => {
+                self.0.replace();
+                self.0.send(record)
             }
-            Err((error, _)) if self.inner.client().fatal_error().is_some() => {
-                Err(Error::Fatal(error))
-            }
-            Err((error, _)) => {
-                tracing::warn!(%error, topic = %self.topic, "not sent");
-                Ok(Handed::Refused)
-            }
-        }
+            handed => handed,
+        };
+        let Err((error, record)) = handed else { return Handed::Taken };
+        self.0.failed(&error, envelope.id);
+        let Some(code) = refusal(&error) else { return Handed::NotNow };
+        record.delivery_opaque.tell(Report::Refused(envelope.id, code));
+        Handed::Taken
     }
 
     /// Ends the client's queue: waits until every record has its report, but no longer than
     /// `timeout`. Nothing is concluded from it; reports alone count.
-    pub fn flush(&self, timeout: std::time::Duration) {
-        if let Err(error) = self.inner.flush(timeout) {
+    pub fn flush(&self, timeout: Duration) {
+        let client = {
+            let current = self.0.current.read().unwrap_or_else(PoisonError::into_inner);
+            current.client.clone()
+        };
+        if let Err(error) = client.flush(timeout) {
             tracing::warn!(%error, "records without a report are left to the outbox");
         }
     }
 }
 
-struct Delivery {
-    id: Uuid,
-    reports: UnboundedSender<Report>,
+type Record<'a> = BaseRecord<'a, String, [u8], Box<Delivery>>;
+
+impl Shared {
+    #[expect(clippy::result_large_err, reason = "the record comes back to be sent again")]
+    fn send<'a>(&self, record: Record<'a>) -> Result<(), (KafkaError, Record<'a>)> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).client.send(record)
+    }
+
+    fn failed(&self, error: &KafkaError, event: Uuid) {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.client.client().context().failed(error, event);
+    }
+
+    /// An idempotent client gives up for good when it can no longer tell what the broker has. Its
+    /// last reports still come; its end may take long, and has a thread of its own.
+    fn replace(&self) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let Some((_, why)) = current.client.client().fatal_error() else { return };
+        if current.made_at.elapsed() < LIFE_MIN {
+            return;
+        }
+        match make(&self.settings) {
+            Ok(client) => {
+                tracing::error!(why, topic = self.topic, "the producer is dead: a new one is made");
+                metrics::counter!("switchback_producer_deaths_total").increment(1);
+                let now = Instant::now();
+                let deaths = [Some(now), current.deaths[0]];
+                let dead =
+                    std::mem::replace(&mut *current, Current { client, made_at: now, deaths });
+                std::thread::spawn(move || drop(dead));
+            }
+            Err(error) => tracing::error!(%error, why, "the producer is dead and has no heir"),
+        }
+    }
 }
 
-struct Deliveries;
-
-impl ClientContext for Deliveries {}
-
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = Box<Delivery>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, delivery: Box<Delivery>) {
-        let report = match result {
-            Ok(message) if message.offset() >= 0 => Report::Acked(delivery.id),
-            Ok(_) => Report::Failed(delivery.id),
-            Err((error, _)) => {
-                tracing::warn!(%error, event = %delivery.id, "not delivered");
-                Report::Failed(delivery.id)
-            }
-        };
-        // Whoever asked may be gone by now; the outbox still has the id.
-        drop(delivery.reports.send(report));
-    }
+fn make(settings: &ClientConfig) -> KafkaResult<Client> {
+    settings.create_with_context(Deliveries::default())
 }

@@ -240,6 +240,8 @@ fn optional<T: FromStr>(text: Option<String>, name: &'static str) -> Result<Opti
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn envelope() -> Envelope {
@@ -317,5 +319,95 @@ mod tests {
         envelope.id = Uuid::from_u128(0x0190_0000_0000_4000_8000_0000_0000_0001);
         let key = envelope.subject.to_string();
         assert_eq!(parse(&envelope.headers(), &key), Err(Refused::Envelope("ce_id")));
+    }
+
+    #[test]
+    fn a_header_that_is_not_text_is_named_and_a_broken_trace_is_dropped() {
+        let envelope = envelope();
+        let key = envelope.subject.to_string();
+        for (name, value) in envelope.headers() {
+            let broken = envelope.headers().into_iter().map(|(other, text)| {
+                (other, if other == name { vec![0xff, 0xfe] } else { text.into_bytes() })
+            });
+            let broken: Vec<_> = broken.collect();
+            let pairs = broken.iter().map(|(name, value)| (*name, value.as_slice()));
+            let read = Envelope::parse(pairs, Some(key.as_bytes()), "lamps");
+            match name {
+                "traceparent" => assert_eq!(read.map(|read| read.trace), Ok(Trace::default())),
+                "content-type" => assert_eq!(read, Ok(envelope.clone())),
+                _ => assert_eq!(read, Err(Refused::Envelope(name)), "{value}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_producers_clock_may_say_anything_that_is_a_time() {
+        let envelope = envelope();
+        let key = envelope.subject.to_string();
+        for time in ["1970-01-01T00:00:00Z", "9999-12-31T23:59:59+14:00", "0001-01-01T00:00:00Z"] {
+            let headers = envelope.headers().into_iter();
+            let headers: Vec<_> = headers
+                .map(|(name, value)| (name, if name == "ce_time" { time.into() } else { value }))
+                .collect();
+            let read = parse(&headers, &key).expect("it is a time");
+            assert_eq!(read.id, envelope.id);
+        }
+    }
+
+    /// A header of ours or of anybody's, with what was written there, something like it, or noise.
+    fn header() -> impl Strategy<Value = (String, Vec<u8>)> {
+        let ours = envelope().headers().into_iter();
+        let ours: Vec<_> =
+            ours.map(|(name, value)| (name.to_owned(), value.into_bytes())).collect();
+        let written = prop::sample::select(ours);
+        prop_oneof![
+            8 => written.clone(),
+            1 => (written.clone(), any::<prop::sample::Index>(), any::<u8>()).prop_map(
+                |((name, mut value), at, byte)| {
+                    let at = at.index(value.len());
+                    value[at] = byte;
+                    (name, value)
+                }
+            ),
+            1 => (written, prop::collection::vec(any::<u8>(), 0..40))
+                .prop_map(|((name, _), noise)| (name, noise)),
+            1 => (any::<String>(), prop::collection::vec(any::<u8>(), 0..40)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_record_makes_the_reader_panic_and_what_it_takes_it_writes_the_same(
+            headers in prop::collection::vec(header(), 0..14),
+            noise in prop::option::of(prop::collection::vec(any::<u8>(), 0..40)),
+            is_keyed: bool,
+        ) {
+            let key = envelope().subject.to_string().into_bytes();
+            let key = if is_keyed { Some(key) } else { noise };
+            let pairs = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+            if let Ok(envelope) = Envelope::parse(pairs, key.as_deref(), "lamps") {
+                let headers = envelope.headers();
+                prop_assert_eq!(parse(&headers, &envelope.subject.to_string()), Ok(envelope));
+            }
+        }
+
+        #[test]
+        fn any_envelope_comes_back_as_it_was_written(
+            random: [u8; 10], millis in 0_u64..1 << 48, subject: u128, cause: Option<u128>,
+            micros in -62_135_596_800_000_000_i64..253_402_300_800_000_000, version: Option<u32>,
+            name in "[A-Za-z0-9_]{1,20}", number: u16,
+        ) {
+            let envelope = Envelope {
+                id: uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid(),
+                kind: EventType { version: number, name: name.into(), producer: "lamps".into() },
+                time: DateTime::from_timestamp_micros(micros).expect("a year of four digits"),
+                subject: Uuid::from_u128(subject),
+                version,
+                cause: cause.map(Uuid::from_u128),
+                ..envelope()
+            };
+            let key = envelope.subject.to_string();
+            prop_assert_eq!(parse(&envelope.headers(), &key), Ok(envelope));
+        }
     }
 }

@@ -1,0 +1,135 @@
+//! Reading when nobody takes what was read: the membership is kept, and nothing is skipped.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use bus::{Consumer, Producer, Received};
+use testkit::records::{self, Record};
+use testkit::wait;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::{AT_MOST, PRODUCERS, TOPIC, broker, close, receive, send, versions};
+
+const POLL_INTERVAL_MS: u32 = 2_000;
+/// Longer than any client goes without a poll and is believed to live.
+const LONG: Duration = Duration::from_secs(5);
+
+/// Something that takes long.
+async fn long_work() {
+    let begun = Instant::now();
+    let waited = wait::until(LONG * 2, "the work to be done", async || {
+        (begun.elapsed() > LONG).then_some(())
+    });
+    waited.await.expect("time passes");
+}
+
+#[tokio::test]
+async fn work_longer_than_the_poll_interval_costs_neither_the_membership_nor_a_record()
+-> anyhow::Result<()> {
+    let (_broker, mut config) = broker()?;
+    config.max_poll_interval_ms = POLL_INTERVAL_MS;
+    let producer = Producer::try_new(&config, "lamp")?;
+    let subject = Uuid::now_v7();
+    send(&producer, subject, 0, 10).await?;
+    let keeping = Consumer::try_new(&config, "keeping", PRODUCERS)?;
+    let hanging = Consumer::try_new(&config, "hanging", PRODUCERS)?;
+    let early = receive(&keeping, 10).await?;
+    let lost = receive(&hanging, 10).await?;
+
+    // Nobody polls the one, and the other is polled by what waits.
+    let work = async {
+        let sent = send(&producer, subject, 10, 5).await;
+        long_work().await;
+        sent
+    };
+    keeping.keep_while(work).await??;
+    let late = receive(&keeping, 5).await?;
+    assert_eq!(versions(&late), [10, 11, 12, 13, 14]);
+    keeping.finished(early.iter().chain(&late).map(|record| &record.place));
+    close(keeping).await?;
+    // Its offsets counted: it was a member all the time.
+    send(&producer, subject, 15, 1).await?;
+    let next = Consumer::try_new(&config, "keeping", PRODUCERS)?;
+    assert_eq!(versions(&receive(&next, 1).await?), [15]);
+
+    let again = wait::until(AT_MOST, "the other to be thrown out", async || {
+        let received = timeout(AT_MOST, hanging.receive(100)).await.ok()?.ok()?;
+        hanging.finished(lost.iter().map(|record| &record.place));
+        versions(&received).contains(&0).then_some(())
+    });
+    again.await
+}
+
+#[tokio::test]
+async fn partitions_may_go_and_come_while_all_are_paused_and_nothing_is_lost_or_stays_paused()
+-> anyhow::Result<()> {
+    let (broker, config) = broker()?;
+    let first = Consumer::try_new(&config, "test", PRODUCERS)?;
+    records::produce(broker.bootstrap(), TOPIC, &everywhere(0)).await?;
+    let before = receive(&first, 4).await?;
+    assert_eq!(partitions(&before), BTreeSet::from([0, 1, 2, 3]));
+    let second = Consumer::try_new(&config, "test", PRODUCERS)?;
+    let work = async {
+        // A second member takes half of the partitions, with what nobody has finished in them.
+        let mut heard = receive(&second, 2).await?;
+        records::produce(broker.bootstrap(), TOPIC, &everywhere(1)).await?;
+        heard.extend(receive(&second, 2).await?);
+        anyhow::Ok(heard)
+    };
+    let heard = first.keep_while(work).await??;
+    let theirs = partitions(&heard);
+    assert_eq!(theirs.len(), 2, "{heard:?}");
+
+    // What was at work when they were lost stores nothing, and what is left comes here.
+    first.finished(before.iter().map(|record| &record.place));
+    let rest = receive(&first, 4).await?;
+    assert!(partitions(&rest).is_disjoint(&theirs));
+    let mut bodies: Vec<_> = heard.iter().chain(&rest).map(|record| &*record.body).collect();
+    bodies.sort_unstable();
+    assert_eq!(bodies, [b"0", b"0", b"0", b"0", b"1", b"1", b"1", b"1"]);
+
+    // What was paused here when it was lost is read here when it comes back.
+    close(second).await?;
+    records::produce(broker.bootstrap(), TOPIC, &everywhere(2)).await?;
+    let mut seen = BTreeSet::new();
+    while seen.len() < 4 {
+        let mut received = timeout(AT_MOST, first.receive(100)).await??;
+        received.retain(|record| record.body == b"2");
+        seen.extend(partitions(&received));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_partition_that_is_held_waits_alone_and_goes_on_where_it_was() -> anyhow::Result<()> {
+    let (broker, config) = broker()?;
+    let consumer = Consumer::try_new(&config, "test", PRODUCERS)?;
+    records::produce(broker.bootstrap(), TOPIC, &everywhere(0)).await?;
+    receive(&consumer, 4).await?;
+    consumer.hold(BTreeSet::from([(TOPIC.to_owned(), 2)]));
+    records::produce(broker.bootstrap(), TOPIC, &everywhere(1)).await?;
+    assert_eq!(partitions(&receive(&consumer, 3).await?), BTreeSet::from([0, 1, 3]));
+    records::produce(broker.bootstrap(), TOPIC, &everywhere(2)).await?;
+    assert_eq!(partitions(&receive(&consumer, 3).await?), BTreeSet::from([0, 1, 3]));
+
+    consumer.hold(BTreeSet::new());
+    let held = receive(&consumer, 2).await?;
+    assert_eq!(partitions(&held), BTreeSet::from([2]));
+    assert_eq!(held.iter().map(|record| &*record.body).collect::<Vec<_>>(), [b"1", b"2"]);
+    Ok(())
+}
+
+/// A record in each partition.
+fn everywhere(number: u8) -> Vec<Record> {
+    let record = |partition| Record {
+        partition: Some(partition),
+        body: Some(number.to_string().into_bytes()),
+        ..Record::default()
+    };
+    (0..4).map(record).collect()
+}
+
+fn partitions(received: &[Received]) -> BTreeSet<i32> {
+    received.iter().map(|record| record.place.partition).collect()
+}
