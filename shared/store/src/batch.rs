@@ -1,7 +1,8 @@
 //! Owns the shell's part of a batch: what is claimed before the decisions and written after them,
 //! one round trip each. Refuses to know what was decided.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use saga::{Envelope, Trace};
@@ -10,6 +11,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::Error;
+use crate::lives::AHEAD;
 
 /// What the claim found out.
 #[derive(Debug)]
@@ -18,39 +20,66 @@ pub struct Claimed {
     pub now: DateTime<Utc>,
     /// The ids that nobody has handled before.
     pub fresh: HashSet<Uuid>,
-    /// Known ids that came with another body.
-    pub clash: HashSet<Uuid>,
+    /// The ids that nobody may handle, with why: see [`claim`].
+    pub refused: HashMap<Uuid, &'static str>,
 }
+
+/// A known id that came with another body.
+pub const ID_COLLISION: &str = "ID_COLLISION";
+/// An unknown id from before the inbox's window: whether it was handled nobody can tell.
+pub const TOO_OLD: &str = "TOO_OLD";
+/// An id from beyond the weeks for which partitions are made.
+pub const TOO_NEW: &str = "TOO_NEW";
 
 /// Enters the events of a batch into the inbox of `consumer`. `ids` are distinct; `hashes` are of
 /// their bodies.
+///
+/// An id is entered if its own time lies in the window: `window` back and four weeks ahead, by the
+/// database's clock. One that is refused ([`ID_COLLISION`], [`TOO_OLD`], [`TOO_NEW`]) leaves no row;
+/// one that is known stays known, however old.
 pub async fn claim(
     tx: &mut PgConnection,
     consumer: &str,
     ids: &[Uuid],
     hashes: &[i64],
+    window: Duration,
 ) -> Result<Claimed, Error> {
-    let (now, fresh, clash): (_, Vec<Uuid>, Vec<Uuid>) = sqlx::query_as(
-        "with t as (
-             select * from unnest($1::uuid[], $2::bigint[]) as t(id, hash)
-         ), clash as (
-             select i.event_id
-               from inbox i join t on i.event_id = t.id and i.consumer = $3
-              where i.body_hash <> t.hash
-         ), fresh as (
-             insert into inbox (event_id, consumer, body_hash)
-             select id, $3, hash from t order by id
-             on conflict do nothing
-             returning event_id
-         )
-         select now(), array(select event_id from fresh), array(select event_id from clash)",
-    )
-    .bind(ids)
-    .bind(hashes)
-    .bind(consumer)
-    .fetch_one(tx)
-    .await?;
-    Ok(Claimed { now, fresh: fresh.into_iter().collect(), clash: clash.into_iter().collect() })
+    let (now, fresh, clash, too_old, too_new): (_, Vec<Uuid>, Vec<Uuid>, Vec<Uuid>, Vec<Uuid>) =
+        sqlx::query_as(
+            "with span as materialized (
+                 select uuid_floor(now() - $4::interval) as first,
+                        uuid_floor(now() + $5::interval) as beyond
+             ), t as (
+                 select id, hash, id < first as too_old, id >= beyond as too_new
+                   from span, unnest($1::uuid[], $2::bigint[]) as t(id, hash)
+             ), known as materialized (
+                 select i.event_id, i.body_hash
+                   from inbox i join t on i.event_id = t.id and i.consumer = $3
+             ), fresh as (
+                 insert into inbox (event_id, consumer, body_hash)
+                 select id, $3, hash from t where not (too_old or too_new) order by id
+                 on conflict do nothing
+                 returning event_id
+             )
+             select now(),
+                    array(select event_id from fresh),
+                    array(select id from t join known on id = event_id where hash <> body_hash),
+                    array(select id from t
+                           where too_old and id not in (select event_id from known)),
+                    array(select id from t
+                           where too_new and id not in (select event_id from known))",
+        )
+        .bind(ids)
+        .bind(hashes)
+        .bind(consumer)
+        .bind(window)
+        .bind(AHEAD)
+        .fetch_one(tx)
+        .await?;
+    let refused = [(clash, ID_COLLISION), (too_old, TOO_OLD), (too_new, TOO_NEW)];
+    let refused =
+        refused.into_iter().flat_map(|(ids, why)| ids.into_iter().map(move |id| (id, why)));
+    Ok(Claimed { now, fresh: fresh.into_iter().collect(), refused: refused.collect() })
 }
 
 /// The scope of an idempotency key.

@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use saga::Envelope;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 use uuid::Uuid;
 
 use crate::batch::{Said, Stored};
-use crate::{Db, Error};
+use crate::db::answered;
+use crate::{Db, DeadLetter, Error};
+
+/// No process has this number: a row under it is due at once.
+pub(crate) const NOBODY: i32 = 0;
 
 /// The boot numbers whose process holds its lock.
 macro_rules! living {
@@ -41,11 +45,10 @@ impl Dispatch {
     /// One dispatcher per service. `None`: another process has the lock.
     pub async fn try_lock(db: &Db) -> Result<Option<Self>, Error> {
         let mut connection = db.connect().await?;
-        let locked = sqlx::query_scalar(
+        let lock = sqlx::query_scalar(
             "select pg_try_advisory_lock(hashtext('dispatch ' || current_schema()), 0)",
-        )
-        .fetch_one(&mut connection)
-        .await?;
+        );
+        let locked = answered(lock.fetch_one(&mut connection)).await?;
         Ok(if locked { Some(Self { connection, low: Uuid::nil(), passes: 0 }) } else { None })
     }
 
@@ -60,7 +63,7 @@ impl Dispatch {
             self.low = Uuid::nil();
         }
         self.passes = self.passes.wrapping_add(1);
-        let (ids, low): (Vec<Uuid>, Uuid) = sqlx::query_as(concat!(
+        let due = sqlx::query_as(concat!(
             "with living as materialized (",
             living!(),
             ") select array(select event_id
@@ -73,9 +76,8 @@ impl Dispatch {
         ))
         .bind(self.low)
         .bind(age)
-        .bind(age + SLACK)
-        .fetch_one(&mut self.connection)
-        .await?;
+        .bind(age + SLACK);
+        let (ids, low): (Vec<Uuid>, Uuid) = answered(due.fetch_one(&mut self.connection)).await?;
         if ids.is_empty() {
             // Everything older than `age` is out, so only what is younger need be looked at again.
             self.low = low;
@@ -89,17 +91,19 @@ impl Dispatch {
         self.low = Uuid::from_u128(millis.saturating_sub(SLACK.as_millis()) << 80);
     }
 
+    /// Something up to this id stays: what lies behind it comes next, until the next sweep.
+    pub fn pass_by(&mut self, last: Uuid) {
+        self.low = last;
+    }
+
     /// The events of some ids, ordered by (subject, version).
     pub async fn events(&mut self, ids: &[Uuid]) -> Result<Vec<Said>, Error> {
-        let mut events = sqlx::query_as::<_, Row>(
+        let events = sqlx::query_as(
             "select id, subject, version, type, headers, body from events where id = any($1::uuid[])",
         )
-        .bind(ids)
-        .fetch_all(&mut self.connection)
-        .await?
-        .into_iter()
-        .filter_map(said)
-        .collect::<Vec<_>>();
+        .bind(ids);
+        let rows: Vec<Row> = answered(events.fetch_all(&mut self.connection)).await?;
+        let mut events: Vec<Said> = rows.into_iter().filter_map(said).collect();
         events.sort_by_key(|said| (said.envelope.subject, said.envelope.version));
         Ok(events)
     }
@@ -107,6 +111,28 @@ impl Dispatch {
     /// Takes acknowledged ids out of the outbox.
     pub async fn delete(&mut self, ids: &[Uuid]) -> Result<(), Error> {
         delete(&mut self.connection, ids).await
+    }
+
+    /// Takes an event out of the outbox that the broker refuses for ever, and leaves `letter` in
+    /// its place. `false`: it was no longer there.
+    pub async fn set_aside(&mut self, id: Uuid, letter: &DeadLetter) -> Result<bool, Error> {
+        let set_aside = sqlx::query(
+            "with gone as (
+                 delete from outbox where event_id = $1 returning 1
+             )
+             insert into dead_letters (id, origin, subject, code, headers, body, attempts)
+             select $2, $3, $4, $5, $6, $7, $8 from gone",
+        )
+        .bind(id)
+        .bind(Uuid::now_v7())
+        .bind(letter.origin)
+        .bind(letter.subject)
+        .bind(&letter.code)
+        .bind(&letter.headers)
+        .bind(&letter.body)
+        .bind(letter.attempts);
+        let written = answered(set_aside.execute(&mut self.connection)).await?;
+        Ok(written.rows_affected() == 1)
     }
 }
 
@@ -125,15 +151,19 @@ fn said((id, subject, version, kind, headers, body): Row) -> Option<Said> {
 
 /// Takes acknowledged ids out of the outbox, outside a batch.
 pub async fn delete_acked(pool: &PgPool, ids: &[Uuid]) -> Result<(), Error> {
-    let mut connection = pool.acquire().await?;
-    delete(&mut connection, ids).await
+    delete(pool, ids).await
 }
 
-async fn delete(connection: &mut PgConnection, ids: &[Uuid]) -> Result<(), Error> {
-    sqlx::query("delete from outbox where event_id = any($1::uuid[])")
-        .bind(ids)
-        .execute(connection)
-        .await?;
+/// Gives rows of a living process up: they are due at once, to whoever dispatches.
+pub async fn give_up(pool: &PgPool, ids: &[Uuid]) -> Result<(), Error> {
+    let give_up = sqlx::query("update outbox set boot = $2 where event_id = any($1::uuid[])");
+    answered(give_up.bind(ids).bind(NOBODY).execute(pool)).await?;
+    Ok(())
+}
+
+async fn delete(database: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<(), Error> {
+    let delete = sqlx::query("delete from outbox where event_id = any($1::uuid[])");
+    answered(delete.bind(ids).execute(database)).await?;
     Ok(())
 }
 
@@ -146,11 +176,10 @@ pub struct OutboxState {
 
 /// For the gauges: how many events wait, and how long the oldest has.
 pub async fn outbox_state(pool: &PgPool) -> Result<OutboxState, Error> {
-    let (rows, oldest_seconds) = sqlx::query_as(
+    let state = sqlx::query_as(
         "select count(*), coalesce(extract(epoch from now() - min(queued_at)), 0)::float8
            from outbox",
-    )
-    .fetch_one(pool)
-    .await?;
+    );
+    let (rows, oldest_seconds) = answered(state.fetch_one(pool)).await?;
     Ok(OutboxState { rows, oldest_seconds })
 }

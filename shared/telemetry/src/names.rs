@@ -31,6 +31,8 @@ pub const CALL_OUTCOME: &str = "switchback.call.outcome";
 
 /// Transactions of the lanes.
 pub const LANE_COMMITS: &str = "switchback_lane_commits_total";
+/// Inputs that wait in the lanes for the next batch.
+pub const LANE_WAITING: &str = "switchback_lane_waiting";
 /// Inputs of one lane transaction.
 pub const BATCH_SIZE: &str = "switchback_batch_size";
 /// From BEGIN to the answer of COMMIT.
@@ -39,12 +41,24 @@ pub const COMMIT_SECONDS: &str = "switchback_commit_seconds";
 pub const BATCH_RERUNS: &str = "switchback_batch_reruns_total";
 /// Events that the dispatcher had to send, because their writer could not.
 pub const DISPATCHED: &str = "switchback_dispatched_total";
+/// Events that their lane could not get out, and left to the dispatcher.
+pub const EVENTS_GIVEN_UP: &str = "switchback_events_given_up_total";
+/// Outbox ids without their event, each time they are met: more than none is an alarm.
+pub const OUTBOX_MISSING: &str = "switchback_outbox_missing_events_total";
+/// `{code}`: records that the broker did not take, by its own word.
+pub const PRODUCE_FAILURES: &str = "switchback_produce_failures_total";
+/// Clients that had to be replaced.
+pub const PRODUCER_DEATHS: &str = "switchback_producer_deaths_total";
 pub const OUTBOX_ROWS: &str = "switchback_outbox_rows";
 pub const OUTBOX_OLDEST_SECONDS: &str = "switchback_outbox_oldest_seconds";
 /// Rows for which no partition was made: more than none is an alarm.
 pub const STRAY_ROWS: &str = "switchback_stray_rows";
 /// `{consumer}`
 pub const CONSUMER_LAG: &str = "switchback_consumer_lag";
+/// `{consumer}`: 1 while nothing is read because what was read is not taken.
+pub const CONSUMER_PAUSED: &str = "switchback_consumer_paused";
+/// `{consumer}`: more than none is an alarm, so much poison do they bring.
+pub const PARTITIONS_HELD: &str = "switchback_partitions_held";
 /// `{cause}`
 pub const INBOX_DUPLICATES: &str = "switchback_inbox_duplicates_total";
 /// `{type}`
@@ -67,10 +81,17 @@ pub(crate) fn describe() {
     describe_histogram!(COMMIT_SECONDS, Unit::Seconds, "Duration of one lane transaction");
     describe_counter!(BATCH_RERUNS, Unit::Count, "Batches that were run again");
     describe_counter!(DISPATCHED, Unit::Count, "Events that the dispatcher had to send");
+    describe_counter!(EVENTS_GIVEN_UP, Unit::Count, "Events that a lane could not get out");
+    describe_counter!(OUTBOX_MISSING, Unit::Count, "Outbox ids that were met without their event");
+    describe_counter!(PRODUCE_FAILURES, Unit::Count, "Records that the broker did not take");
+    describe_counter!(PRODUCER_DEATHS, Unit::Count, "Producers that had to be replaced");
     describe_gauge!(OUTBOX_ROWS, Unit::Count, "Events that the broker has not acknowledged");
     describe_gauge!(OUTBOX_OLDEST_SECONDS, Unit::Seconds, "Age of the oldest of them");
     describe_gauge!(STRAY_ROWS, Unit::Count, "Rows for which no partition was made");
     describe_gauge!(CONSUMER_LAG, Unit::Count, "Records behind the end of the topics");
+    describe_gauge!(LANE_WAITING, Unit::Count, "Inputs that wait in the lanes");
+    describe_gauge!(CONSUMER_PAUSED, Unit::Count, "Whether the reading is paused");
+    describe_gauge!(PARTITIONS_HELD, Unit::Count, "Partitions held for their poison");
     describe_counter!(INBOX_DUPLICATES, Unit::Count, "Events that had been handled before");
     describe_counter!(EVENTS_SKIPPED, Unit::Count, "Events of a type unknown here");
     describe_counter!(CALL_ATTEMPTS, Unit::Count, "Attempts of outside calls");

@@ -1,12 +1,12 @@
 //! What is claimed and written for one batch: all of it or nothing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use sqlx::PgConnection;
 use store::{Commit, DeadLetter, Error, Key, KeyRecord, Origin, Record, Wanted};
 use uuid::Uuid;
 
-use crate::{Ground, SERVICE, ground, said};
+use crate::{Ground, SERVICE, WINDOW, ground, said};
 
 const BATCH: usize = 500;
 
@@ -21,7 +21,7 @@ async fn claim(
     hash: i64,
 ) -> Result<store::Claimed, Error> {
     let hashes = vec![hash; ids.len()];
-    ground.db.with_tx(async |tx| store::claim(tx, consumer, ids, &hashes).await).await
+    ground.db.with_tx(async |tx| store::claim(tx, consumer, ids, &hashes, WINDOW).await).await
 }
 
 fn key(caller: &str, name: &str) -> Key {
@@ -76,11 +76,11 @@ async fn an_event_is_fresh_once_for_each_consumer() -> anyhow::Result<()> {
     let ids = ids(3);
     let all: HashSet<Uuid> = ids.iter().copied().collect();
     let first = claim(&ground, SERVICE, &ids, 1).await?;
-    assert_eq!((first.fresh, first.clash.len()), (all.clone(), 0));
+    assert_eq!((first.fresh, first.refused.len()), (all.clone(), 0));
     let again = claim(&ground, SERVICE, &ids, 1).await?;
-    assert_eq!((again.fresh.len(), again.clash.len()), (0, 0));
+    assert_eq!((again.fresh.len(), again.refused.len()), (0, 0));
     let other = claim(&ground, "lamp-view", &ids, 1).await?;
-    assert_eq!((other.fresh, other.clash.len()), (all, 0));
+    assert_eq!((other.fresh, other.refused.len()), (all, 0));
     Ok(())
 }
 
@@ -90,7 +90,7 @@ async fn a_known_id_with_another_body_is_named_and_not_fresh() -> anyhow::Result
     let (known, new) = (Uuid::now_v7(), Uuid::now_v7());
     claim(&ground, SERVICE, &[known], 1).await?;
     let claimed = claim(&ground, SERVICE, &[known, new], 2).await?;
-    assert_eq!(claimed.clash, HashSet::from([known]));
+    assert_eq!(claimed.refused, HashMap::from([(known, store::ID_COLLISION)]));
     assert_eq!(claimed.fresh, HashSet::from([new]));
     Ok(())
 }
@@ -105,7 +105,7 @@ async fn duplicates_in_a_batch_of_five_hundred_abort_nobody() -> anyhow::Result<
     let fresh = ground
         .db
         .with_tx(async |tx| {
-            let claimed = store::claim(tx, SERVICE, &ids, &hashes).await?;
+            let claimed = store::claim(tx, SERVICE, &ids, &hashes, WINDOW).await?;
             // Whatever else the batch does still works.
             sqlx::query("insert into notes values ($1, 'x', 1)").bind(ids[0]).execute(tx).await?;
             Ok(claimed.fresh)
@@ -123,7 +123,7 @@ async fn a_claim_that_is_rolled_back_was_none() -> anyhow::Result<()> {
     let failed: Result<(), Error> = ground
         .db
         .with_tx(async |tx| {
-            store::claim(tx, SERVICE, &ids, &[1, 1]).await?;
+            store::claim(tx, SERVICE, &ids, &[1, 1], WINDOW).await?;
             Err(Error::Rerun("on purpose".to_owned()))
         })
         .await;
@@ -138,7 +138,7 @@ async fn the_time_of_a_batch_is_the_databases() -> anyhow::Result<()> {
     let (claimed, now) = ground
         .db
         .with_tx(async |tx| {
-            let claimed = store::claim(tx, SERVICE, &[], &[]).await?;
+            let claimed = store::claim(tx, SERVICE, &[], &[], WINDOW).await?;
             let now: chrono::DateTime<chrono::Utc> =
                 sqlx::query_scalar("select now()").fetch_one(tx).await?;
             Ok((claimed.now, now))

@@ -3,7 +3,10 @@
 mod batch;
 mod boot;
 mod calls;
+mod lives;
 mod outbox;
+mod overlaps;
+mod republish;
 mod schema;
 mod silence;
 mod transactions;
@@ -19,6 +22,8 @@ use uuid::Uuid;
 
 const SERVICE: &str = "lamp";
 const AT_MOST: Duration = Duration::from_secs(10);
+/// How long the inbox of these tests remembers.
+const WINDOW: Duration = Duration::from_hours(21 * 24);
 
 static NOTES: sqlx::migrate::Migrator = sqlx::migrate!("./tests/migrations");
 
@@ -32,7 +37,7 @@ async fn ground() -> anyhow::Result<Ground> {
     let database = testkit::database(SERVICE).await?;
     store::migrate(Some(&database.owner_url), &database.app_url, &NOTES).await?;
     let db = Db::try_new(&config(&database.app_url))?;
-    store::ensure_partitions(&db).await?;
+    store::ensure_partitions(&db, WINDOW).await?;
     Ok(Ground { db, database })
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use store::{Boot, Dispatch, Error, Said};
+use store::{Boot, DeadLetter, Dispatch, Error, Said};
 use testkit::wait;
 use uuid::Uuid;
 
@@ -154,6 +154,65 @@ async fn a_pass_is_of_a_thousand_and_the_next_one_gets_the_rest() -> anyhow::Res
     store::delete_acked(ground.db.autocommit(), &rest).await?;
     let state = store::outbox_state(ground.db.autocommit()).await?;
     assert_eq!((state.rows, state.oldest_seconds), (0, 0.0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_living_process_gives_up_is_due_at_once() -> anyhow::Result<()> {
+    let ground = ground().await?;
+    let mut dispatch = dispatch(&ground).await?;
+    let me = alive(&ground).await?;
+    let (kept, given) =
+        (said(&ground, Uuid::now_v7(), 1).await?, said(&ground, Uuid::now_v7(), 1).await?);
+    ground.say(me, vec![kept, given.clone()]).await?;
+    assert!(dispatch.due(NOT_BY_AGE).await?.is_empty());
+    store::give_up(ground.db.autocommit(), &[id(&given)]).await?;
+    assert_eq!(dispatch.due(NOT_BY_AGE).await?, [id(&given)]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_stays_is_passed_by_until_the_next_sweep() -> anyhow::Result<()> {
+    let ground = ground().await?;
+    let mut dispatch = dispatch(&ground).await?;
+    let (first, second) =
+        (said(&ground, Uuid::now_v7(), 1).await?, said(&ground, Uuid::now_v7(), 1).await?);
+    ground.say(0, vec![first.clone(), second.clone()]).await?;
+    assert_eq!(dispatch.due(Duration::ZERO).await?, [id(&first), id(&second)]);
+    dispatch.pass_by(id(&first));
+    for _ in 1..PASSES_PER_SWEEP {
+        assert_eq!(dispatch.due(Duration::ZERO).await?, [id(&second)]);
+    }
+    assert_eq!(dispatch.due(Duration::ZERO).await?, [id(&first), id(&second)]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_event_leaves_the_outbox_for_the_dead_letters_once() -> anyhow::Result<()> {
+    let ground = ground().await?;
+    let mut dispatch = dispatch(&ground).await?;
+    let event = said(&ground, Uuid::now_v7(), 1).await?;
+    ground.say(0, vec![event.clone()]).await?;
+    let letter = DeadLetter {
+        origin: "outbox",
+        consumer: None,
+        record: None,
+        subject: Some(event.envelope.subject),
+        code: "TOO_LARGE".to_owned(),
+        headers: b"[]".to_vec(),
+        body: event.body.clone(),
+        attempts: 2,
+    };
+    assert!(dispatch.set_aside(id(&event), &letter).await?);
+    assert!(!dispatch.set_aside(id(&event), &letter).await?, "it is no longer there");
+    assert!(dispatch.due(Duration::ZERO).await?.is_empty());
+    let kept = "select count(*) from dead_letters
+                 where origin = 'outbox' and code = 'TOO_LARGE' and attempts = 2";
+    assert_eq!(ground.count(kept).await?, 1);
+    let (subject, body): (Uuid, Vec<u8>) = sqlx::query_as("select subject, body from dead_letters")
+        .fetch_one(&mut ground.behind().await?)
+        .await?;
+    assert_eq!((subject, body), (event.envelope.subject, event.body));
     Ok(())
 }
 

@@ -1,15 +1,17 @@
 //! What the schema allows, and how it grows.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
+use sqlx::migrate::Migrator;
 use sqlx::{Connection, PgConnection};
-use store::{Error, MigrationError};
+use store::{Db, Error, MigrationError};
 use uuid::Uuid;
 
-use crate::{Ground, NOTES, SERVICE, ground, said};
+use crate::{Ground, NOTES, SERVICE, WINDOW, config, ground, said};
 
 /// The first id of a moment so many days from now.
-async fn id_in_days(ground: &Ground, days: i32) -> anyhow::Result<Uuid> {
+pub async fn id_in_days(ground: &Ground, days: i32) -> anyhow::Result<Uuid> {
     let floor: Uuid = sqlx::query_scalar("select uuid_floor(now() + $1 * interval '1 day')")
         .bind(days)
         .fetch_one(ground.db.autocommit())
@@ -19,7 +21,7 @@ async fn id_in_days(ground: &Ground, days: i32) -> anyhow::Result<Uuid> {
 }
 
 /// Where a row of `inbox` has gone.
-async fn partition_of(ground: &Ground, id: Uuid) -> anyhow::Result<Option<String>> {
+pub async fn partition_of(ground: &Ground, id: Uuid) -> anyhow::Result<Option<String>> {
     Ok(sqlx::query_scalar("select tableoid::regclass::text from inbox where event_id = $1")
         .bind(id)
         .fetch_optional(ground.db.autocommit())
@@ -28,12 +30,12 @@ async fn partition_of(ground: &Ground, id: Uuid) -> anyhow::Result<Option<String
 
 async fn claim(ground: &Ground, id: Uuid) -> Result<HashSet<Uuid>, Error> {
     let claimed =
-        ground.db.with_tx(async |tx| store::claim(tx, SERVICE, &[id], &[1]).await).await?;
+        ground.db.with_tx(async |tx| store::claim(tx, SERVICE, &[id], &[1], WINDOW).await).await?;
     Ok(claimed.fresh)
 }
 
 /// Takes partitions away as nobody but the owner can.
-async fn drop_partitions(ground: &Ground, like: &str) -> anyhow::Result<()> {
+async fn take_away(ground: &Ground, like: &str) -> anyhow::Result<()> {
     let names: Vec<String> = sqlx::query_scalar(
         "select relname::text from pg_class where relname like $1 and relkind = 'r'",
     )
@@ -56,11 +58,11 @@ async fn the_weeks_around_now_have_partitions_and_asking_again_changes_nothing()
     let ground = ground().await?;
     let weeks = "select count(*) from pg_inherits i join pg_class p on p.oid = i.inhparent
                   where p.relname in ('events', 'inbox') and p.relkind = 'p'";
-    // Three weeks back, this one, four ahead and the default: twice.
-    assert_eq!(ground.count(weeks).await?, 18);
-    store::ensure_partitions(&ground.db).await?;
-    assert_eq!(ground.count(weeks).await?, 18);
-    for days in [-21, 0, 27] {
+    // This one, four ahead and the default, twice; of `inbox` three weeks back, of `events` one.
+    assert_eq!(ground.count(weeks).await?, 16);
+    store::ensure_partitions(&ground.db, WINDOW).await?;
+    assert_eq!(ground.count(weeks).await?, 16);
+    for days in [-20, 0, 27] {
         let id = id_in_days(&ground, days).await?;
         assert_eq!(claim(&ground, id).await?.len(), 1);
         let partition = partition_of(&ground, id).await?.expect("just claimed");
@@ -73,7 +75,7 @@ async fn the_weeks_around_now_have_partitions_and_asking_again_changes_nothing()
 #[tokio::test]
 async fn what_lies_in_no_week_is_caught_by_the_default_partition() -> anyhow::Result<()> {
     let ground = ground().await?;
-    drop_partitions(&ground, "inbox\\_2%").await?;
+    take_away(&ground, "inbox\\_2%").await?;
     let id = id_in_days(&ground, 7).await?;
     assert_eq!(claim(&ground, id).await?.len(), 1);
     assert_eq!(partition_of(&ground, id).await?.as_deref(), Some("inbox_default"));
@@ -84,16 +86,16 @@ async fn what_lies_in_no_week_is_caught_by_the_default_partition() -> anyhow::Re
 #[tokio::test]
 async fn a_missing_partition_is_waited_for_and_poisons_nobody() -> anyhow::Result<()> {
     let ground = ground().await?;
-    drop_partitions(&ground, "inbox%").await?;
+    take_away(&ground, "inbox%").await?;
     let id = id_in_days(&ground, 0).await?;
     let claimed = claim(&ground, id).await;
     assert!(matches!(claimed, Err(Error::Wait(_))), "{claimed:?}");
-    drop_partitions(&ground, "events%").await?;
+    take_away(&ground, "events%").await?;
     let event = said(&ground, Uuid::now_v7(), 1).await?;
     let written = ground.say(1, vec![event]).await;
     assert!(matches!(written, Err(Error::Wait(_))), "{written:?}");
 
-    store::ensure_partitions(&ground.db).await?;
+    store::ensure_partitions(&ground.db, WINDOW).await?;
     assert_eq!(claim(&ground, id).await?.len(), 1);
     Ok(())
 }
@@ -101,10 +103,10 @@ async fn a_missing_partition_is_waited_for_and_poisons_nobody() -> anyhow::Resul
 #[tokio::test]
 async fn a_row_in_the_default_partition_keeps_no_process_from_starting() -> anyhow::Result<()> {
     let ground = ground().await?;
-    drop_partitions(&ground, "inbox\\_2%").await?;
+    take_away(&ground, "inbox\\_2%").await?;
     let id = id_in_days(&ground, 7).await?;
     assert_eq!(claim(&ground, id).await?.len(), 1);
-    store::ensure_partitions(&ground.db).await?;
+    store::ensure_partitions(&ground.db, WINDOW).await?;
     let other = id_in_days(&ground, 14).await?;
     assert_eq!(claim(&ground, other).await?.len(), 1);
     let partition = partition_of(&ground, other).await?.expect("just claimed");
@@ -139,7 +141,7 @@ async fn a_service_can_touch_no_other_schema_and_change_nothing_that_was_said() 
     )
     .fetch_all(&mut behind)
     .await?;
-    assert_eq!(weeks.len(), 10);
+    assert_eq!(weeks.len(), 8);
     for week in &weeks {
         for what in ["update", "delete", "truncate"] {
             assert!(!may("lamp_app", week, what).await?, "{what} {week}");
@@ -172,6 +174,48 @@ async fn a_service_can_touch_no_other_schema_and_change_nothing_that_was_said() 
         let refused = refused.expect_err(sql).into_database_error().expect("Postgres says so");
         assert_eq!(refused.code().as_deref(), Some("42501"), "{sql}: {refused}");
     }
+    Ok(())
+}
+
+/// As the first release made it, with rows of each kind.
+async fn yesterdays(database: &testkit::Database) -> anyhow::Result<()> {
+    static ALL: Migrator = sqlx::migrate!("./migrations");
+    let first = ALL.migrations.iter().filter(|migration| migration.version == 1).cloned().collect();
+    let mut first = Migrator { migrations: first, ..Migrator::DEFAULT };
+    first.dangerous_set_table_name("_store_migrations");
+    let mut owner = PgConnection::connect(&database.owner_url).await?;
+    first.run(&mut owner).await?;
+    sqlx::raw_sql(
+        "select ensure_partitions(3, 4);
+         insert into inbox (event_id, consumer, body_hash)
+         values (uuid_floor(now() - interval '15 days'), 'lamp', 1);
+         insert into dead_letters (id, origin, code, body, attempts, state, last_failed_at)
+         select gen_random_uuid(), 'consumer', 'POISON', '', 1, state, now() - interval '1 year'
+           from unnest(array['open', 'replaying', 'replayed', 'superseded', 'discarded']) as state",
+    )
+    .execute(&mut owner)
+    .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn yesterdays_schema_grows_with_its_rows_and_yesterdays_process_starts_on_it()
+-> anyhow::Result<()> {
+    let database = testkit::database(SERVICE).await?;
+    yesterdays(&database).await?;
+    store::migrate(Some(&database.owner_url), &database.app_url, &NOTES).await?;
+    let db = Db::try_new(&config(&database.app_url))?;
+    let ground = Ground { db, database };
+    store::ensure_partitions(&ground.db, WINDOW).await?;
+    sqlx::query("select ensure_partitions(3, 4)").execute(ground.db.autocommit()).await?;
+
+    let id: Uuid =
+        sqlx::query_scalar("select event_id from inbox").fetch_one(ground.db.autocommit()).await?;
+    assert!(claim(&ground, id).await?.is_empty(), "what is known stays known");
+    let month = Duration::from_hours(30 * 24);
+    assert_eq!(store::purge_letters(&ground.db, month).await?, 3);
+    let left = "select count(*) from dead_letters where state in ('open', 'replaying')";
+    assert_eq!(ground.count(left).await?, 2);
     Ok(())
 }
 
