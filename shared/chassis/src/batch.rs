@@ -9,7 +9,7 @@ use api::{Answer, Code, Problem};
 use chrono::{DateTime, Utc};
 use saga::{Decision, Envelope, Event as _, Participant, RECORD_BYTES_MAX};
 use sqlx::PgConnection;
-use store::{Claimed, Commit, Error, Key, KeyRecord, Said, Wanted};
+use store::{Claimed, Commit, Error, ID_COLLISION, Key, KeyRecord, Said, Wanted};
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::{ContextV7, Timestamp, Uuid};
 
@@ -50,7 +50,8 @@ pub(crate) async fn run<S: Service>(
     acked: &[Uuid],
 ) -> Result<Batch<S>, Error> {
     let (ids, hashes) = events_of(jobs);
-    let claimed = store::claim(tx, S::NAME, &ids, &hashes).await?;
+    let window = shell.kept.inbox_window();
+    let claimed = store::claim(tx, S::NAME, &ids, &hashes, window).await?;
     let mut desk = {
         let inputs: Vec<_> = jobs.iter().map(|job| (job.subject, &job.input)).collect();
         S::load(tx, &inputs).await?
@@ -153,8 +154,8 @@ impl<S: Service> Batch<S> {
         }
     }
 
-    /// Whether there is nothing to decide: a repeat, an id with two bodies, a request answered
-    /// before.
+    /// Whether there is nothing to decide: a repeat, an id that nobody may handle, a request
+    /// answered before.
     fn is_settled_already(
         &mut self,
         index: usize,
@@ -164,14 +165,13 @@ impl<S: Service> Batch<S> {
         keys: &Keys,
     ) -> bool {
         match &job.source {
-            Source::Event(event)
-                if claimed.clash.contains(&event.id)
-                    || seen.get(&event.id).is_some_and(|hash| *hash != event.body_hash) =>
-            {
-                self.set_aside(index, job, "ID_COLLISION");
-                true
-            }
             Source::Event(event) => {
+                let collides = seen.get(&event.id).is_some_and(|hash| *hash != event.body_hash);
+                let collides = collides.then_some(ID_COLLISION);
+                if let Some(why) = claimed.refused.get(&event.id).copied().or(collides) {
+                    self.set_aside(index, job, why);
+                    return true;
+                }
                 let again = seen.insert(event.id, event.body_hash).is_some();
                 let repeat = again || is_repeat(job, claimed);
                 self.duplicates += u64::from(repeat);

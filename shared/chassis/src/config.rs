@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 
+use crate::kept::Kept;
+
 /// The most inputs in one transaction: more brings little, and makes a poisonous one dearer.
 pub(crate) const BATCH_INPUTS_MAX: usize = 500;
 /// A lane takes no more than this; what comes next waits at the broker, or is told to come later.
@@ -32,6 +34,12 @@ pub struct Config {
     pub fetch_wait_ms: u32,
     #[clap(long, env = "SESSION_TIMEOUT_MS", default_value_t = 6_000)]
     pub session_timeout_ms: u32,
+    /// A process whose reading hangs for so long loses its partitions to its peers.
+    #[clap(long, env = "MAX_POLL_INTERVAL_MS", default_value_t = 30_000)]
+    pub max_poll_interval_ms: u32,
+    /// So many records wait for the broker in memory; further ones wait in the outbox.
+    #[clap(long, env = "PRODUCER_QUEUE_MAX", default_value_t = 20_000)]
+    pub producer_queue_max: u32,
     /// Lanes that run in parallel. A service whose subjects share rows takes one.
     #[clap(long, env = "LANES")]
     pub lanes: Option<usize>,
@@ -41,6 +49,8 @@ pub struct Config {
     /// End with the process that started this one.
     #[clap(long, env = "PARENT_DEATH_SIGNAL", value_parser = FalseyValueParser::new())]
     pub parent_death_signal: bool,
+    #[clap(flatten)]
+    pub kept: Kept,
 }
 
 /// Who hands events to the broker.

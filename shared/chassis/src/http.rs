@@ -1,7 +1,7 @@
 //! Owns the way from a handler to a lane and back, and the routes that every service has. Refuses
 //! to let a handler hold a connection: a client that hangs up cancels nothing.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use api::{Answer, Code, Problem};
@@ -10,20 +10,28 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use bus::Consumer;
+use metrics::gauge;
 use saga::Trace;
 use sqlx::PgPool;
 use store::{Key, Origin};
-use telemetry::Telemetry;
+use telemetry::{Telemetry, names};
 use tokio::sync::oneshot;
 use tracing::Span;
 use uuid::Uuid;
 
+use crate::config::LANE_QUEUE_MAX;
 use crate::job::{Command, Job, Keyed, Source, Work};
 use crate::service::Service;
 use crate::shell::Shell;
 
 /// A client waits no longer for a lane that waits for its database.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Whoever asks whether this process is ready has no more patience.
+const PROBE_WITHIN: Duration = Duration::from_secs(1);
+
+/// No request is taken into a lane where so many inputs wait: the rest of the room is for events and
+/// for answers from outside, which end what was begun.
+const WAITING_MAX: usize = LANE_QUEUE_MAX / 2;
 
 /// What a command's answer may name beside the state.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +51,8 @@ pub type Respond<S> = fn(
 /// What a service's handlers work with.
 pub struct App<S: Service> {
     pub(crate) shell: Arc<Shell<S>>,
-    pub(crate) consumers: Arc<Vec<Arc<Consumer>>>,
+    /// Whoever keeps one alive stays in its group.
+    pub(crate) consumers: Arc<[Weak<Consumer>]>,
     pub(crate) telemetry: Arc<Telemetry>,
 }
 
@@ -110,6 +119,10 @@ impl<S: Service> App<S> {
             Some(keyed) if by_key => self.shell.lanes.of_key(&keyed.key),
             _ => self.shell.lanes.of_subject(subject),
         };
+        // Nothing queues without bound: a crowded lane says so at once.
+        if lane.max_capacity() - lane.capacity() >= WAITING_MAX {
+            return Err(Code::Unavailable.into());
+        }
         let (reply, answer) = oneshot::channel();
         let span = Span::current();
         telemetry::spans::about(&span, subject);
@@ -121,7 +134,6 @@ impl<S: Service> App<S> {
             origin: Origin { cause: None, trace },
             span,
         };
-        // A full lane says so at once: nothing queues without bound.
         let taken = lane.try_send(Work::Decide(job));
         taken.map_err(|_| Problem::new(Code::Unavailable))?;
         match tokio::time::timeout(ANSWER_WITHIN, answer).await {
@@ -147,11 +159,19 @@ pub(crate) fn router<S: Service>(app: App<S>, own: Router<App<S>>) -> Router {
 }
 
 async fn ready<S: Service>(State(app): State<App<S>>) -> (StatusCode, String) {
+    let reachable = tokio::time::timeout(PROBE_WITHIN, app.shell.db.is_reachable());
+    let poison = app.shell.poison.alarming();
+    let poisoned = format!("poison in {}", poison.join(" and "));
     let parts = [
-        ("intake", !app.shell.closing.is_cancelled()),
+        (&*poisoned, poison.is_empty()),
+        ("intake", !app.shell.retiring.is_cancelled()),
         ("lanes", !app.shell.health.is_waiting()),
-        ("broker", app.consumers.iter().all(|consumer| consumer.is_ready())),
-        ("database", app.shell.db.is_reachable().await),
+        (
+            "broker",
+            app.consumers.iter().filter_map(Weak::upgrade).all(|consumer| consumer.is_ready()),
+        ),
+        ("producer", app.shell.producer.is_ready()),
+        ("database", reachable.await.unwrap_or(false)),
     ];
     let missing: Vec<_> = parts.iter().filter(|(_, fine)| !fine).map(|(name, _)| *name).collect();
     if missing.is_empty() {
@@ -162,6 +182,8 @@ async fn ready<S: Service>(State(app): State<App<S>>) -> (StatusCode, String) {
 }
 
 async fn metrics<S: Service>(State(app): State<App<S>>) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    gauge!(names::LANE_WAITING).set(app.shell.lanes.waiting() as f64);
     app.telemetry.render()
 }
 

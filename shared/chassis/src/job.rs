@@ -4,7 +4,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use api::{Answer, Problem};
-use bus::{Consumer, Received};
+use bus::{Consumer, Place, Received};
+use sha2::{Digest as _, Sha256};
 use store::{DeadLetter, Key, Origin, Record};
 use tokio::sync::{mpsc, oneshot};
 use tracing::Span;
@@ -13,10 +14,13 @@ use uuid::Uuid;
 use crate::http::Respond;
 use crate::service::Service;
 
+/// What is kept of the body, and of the headers, of a record that is too large.
+const EXCERPT_BYTES_MAX: usize = 4 * 1024;
+
 /// One thing for a lane to do.
 pub(crate) enum Work<S: Service> {
     Decide(Job<S>),
-    /// A record that cannot become an input: it is set aside alone.
+    /// A record that cannot become an input.
     SetAside(Unreadable),
 }
 
@@ -49,11 +53,10 @@ pub(crate) struct Delivery {
     pub consumer: Arc<Consumer>,
 }
 
-/// A record without a usable event in it.
+/// A record without a usable event in it, as it will be kept.
 pub(crate) struct Unreadable {
-    pub code: &'static str,
-    pub subject: Option<Uuid>,
-    pub received: Received,
+    pub letter: DeadLetter,
+    pub place: Place,
     pub consumer: Arc<Consumer>,
 }
 
@@ -69,40 +72,48 @@ pub(crate) struct Keyed {
     pub fingerprint: Vec<u8>,
 }
 
-/// The raw record, for a dead letter: bytes and headers as they came.
+/// The raw record, for a dead letter: bytes and headers as they came. Of one that is larger than any
+/// of ours only the beginning, and what tells it from others.
 pub(crate) fn letter(
     consumer: &str,
     code: &str,
     subject: Option<Uuid>,
     received: &Received,
 ) -> DeadLetter {
-    let headers: Vec<(&str, String)> = (received.headers.iter())
-        .map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value).into_owned()))
-        .collect();
+    let Received { place, headers, body, .. } = received;
+    let mut kept: Vec<_> =
+        (headers.iter()).map(|(name, value)| (&**name, String::from_utf8_lossy(value))).collect();
+    let mut body = &**body;
+    if received.is_too_large() {
+        let mut room = EXCERPT_BYTES_MAX;
+        kept.retain(|(name, value)| {
+            let size = name.len() + value.len();
+            let fits = size <= room;
+            room -= if fits { size } else { 0 };
+            fits
+        });
+        kept.push(("kept-of-bytes", body.len().to_string().into()));
+        kept.push(("kept-of-sha256", format!("{:x}", Sha256::digest(body)).into()));
+        body = &body[..body.len().min(EXCERPT_BYTES_MAX)];
+    }
     DeadLetter {
         origin: "consumer",
         consumer: Some(consumer.to_owned()),
         record: Some(Record {
-            topic: received.place.topic.to_string(),
-            partition: received.place.partition,
-            offset: received.place.offset,
+            topic: place.topic.to_string(),
+            partition: place.partition,
+            offset: place.offset,
         }),
         subject,
         code: code.to_owned(),
-        headers: serde_json::to_vec(&headers).unwrap_or_default(),
-        body: received.body.clone(),
+        headers: serde_json::to_vec(&kept).unwrap_or_default(),
+        body: body.to_vec(),
         attempts: 1,
     }
 }
 
 /// The ways into the lanes of one service.
 pub(crate) struct Lanes<S: Service>(Vec<mpsc::Sender<Work<S>>>);
-
-impl<S: Service> Clone for Lanes<S> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
 
 impl<S: Service> Lanes<S> {
     pub fn new(senders: Vec<mpsc::Sender<Work<S>>>) -> Self {
@@ -117,6 +128,11 @@ impl<S: Service> Lanes<S> {
     /// Requests that create something go by their key, so that twins meet.
     pub fn of_key(&self, key: &Key) -> &mpsc::Sender<Work<S>> {
         self.pick((&key.caller, &key.key))
+    }
+
+    /// How many inputs wait in all of them.
+    pub fn waiting(&self) -> usize {
+        self.0.iter().map(|lane| lane.max_capacity() - lane.capacity()).sum()
     }
 
     fn pick(&self, what: impl Hash) -> &mpsc::Sender<Work<S>> {

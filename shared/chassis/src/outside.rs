@@ -16,8 +16,8 @@ use uuid::Uuid;
 
 use crate::batch::GRACE_MS;
 use crate::crash::crash_point;
+use crate::fate::BackOff;
 use crate::job::{Job, Source, Work};
-use crate::lane::BackOff;
 use crate::seeded::{self, Bug};
 use crate::service::Service;
 use crate::shell::Shell;
@@ -40,6 +40,14 @@ pub(crate) struct Exit {
 impl Exit {
     pub fn new(destination: Destination) -> Self {
         Self { destination, permits: Arc::new(Semaphore::new(CALLS_MAX)), freed: Notify::new() }
+    }
+
+    /// Returns when every attempt under way has brought its answer, and lets none begin after.
+    pub async fn close(&self) {
+        let all = u32::try_from(CALLS_MAX).unwrap_or(u32::MAX);
+        if let Ok(all) = self.permits.acquire_many(all).await {
+            all.forget();
+        }
     }
 }
 

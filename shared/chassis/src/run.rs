@@ -6,31 +6,32 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use axum::middleware::map_response_with_state;
 use bus::{Consumer, Producer};
 use saga::{Heard as _, Participant};
 use store::{Boot, Db, MigrationError};
 use telemetry::Telemetry;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, LANE_QUEUE_MAX};
 use crate::health::Health;
 use crate::http::{App, router};
-use crate::job::Lanes;
+use crate::job::{Lanes, Work};
 use crate::lane::Lane;
+use crate::outgoing::Outgoing;
 use crate::outside::Exit;
+use crate::poison::Poison;
 use crate::service::Service;
 use crate::shell::Shell;
+use crate::stop::{self, Consumers, Parts};
 use crate::{chores, dispatcher, intake, outside, view};
 
 const MIGRATE_TRIES_MAX: u32 = 60;
 const RETRY_EVERY: Duration = Duration::from_secs(1);
-/// For each step of an orderly end. What is not done by then is done by the next process.
-const STOP_WITHIN: Duration = Duration::from_secs(4);
-
-type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
 
 /// Runs a service until SIGTERM or SIGINT, or until one of its tasks ends.
 pub async fn run<S: Service>(
@@ -50,13 +51,13 @@ pub async fn run<S: Service>(
     result
 }
 
-#[expect(clippy::too_many_lines, reason = "a list: every part of a service is started here")]
 async fn serve<S: Service>(
     service: S,
     config: Config,
     routes: Router<App<S>>,
     telemetry: Arc<Telemetry>,
 ) -> anyhow::Result<()> {
+    config.kept.check()?;
     let lanes = config.lanes.unwrap_or(S::LANES).max(1);
     let db = Db::try_new(&store::Config {
         url: config.database_url.clone(),
@@ -71,145 +72,206 @@ async fn serve<S: Service>(
         client_id: format!("{}-{}", S::NAME, config.instance),
         fetch_wait_ms: config.fetch_wait_ms,
         session_timeout_ms: config.session_timeout_ms,
+        producer_queue_max: config.producer_queue_max,
+        max_poll_interval_ms: config.max_poll_interval_ms,
     };
+    let producer = Producer::try_new(&bus_config, S::NAME)?;
     let (senders, queues): (Vec<_>, Vec<_>) =
         (0..lanes).map(|_| mpsc::channel(LANE_QUEUE_MAX)).unzip();
-    let exits = service.destinations().into_iter().map(Exit::new).map(Arc::new).collect();
-    let shell = Arc::new(Shell::<S> {
-        service,
-        db,
-        boot,
-        producer: Producer::try_new(&bus_config, S::NAME)?,
-        dispatch: config.dispatch,
-        outbox_filled: Notify::new(),
-        exits,
-        lanes: Lanes::new(senders),
-        health: Health::default(),
-        closing: CancellationToken::new(),
-        draining: CancellationToken::new(),
-    });
-
-    let mut workers = Tasks::new();
-    for queue in queues {
-        let (reports_to, reports) = mpsc::unbounded_channel();
-        let shell = Arc::clone(&shell);
-        let lane = Lane { shell, queue, reports, reports_to, acked: Vec::new() };
-        workers.spawn(async { ("lane", lane.run().await) });
-    }
-    workers.spawn(async {
+    let shell = Arc::new(shell(service, &config, db, boot, producer, Lanes::new(senders)));
+    // Before anybody is started who would have to be ended.
+    let mut signals = Signals::listen()?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", config.listen))?;
+    let mut parts = Parts::default();
+    parts.lasting.spawn(async {
         ("boot lock", {
             holding.await;
             Ok(())
         })
     });
+    let upkeep = Arc::clone(&telemetry);
+    parts.lasting.spawn(async move { match upkeep.upkeep().await {} });
+    start_lanes(&shell, queues, &mut parts);
+    let consumers = start_intake(&shell, &bus_config, &mut parts)?;
+    tracing::info!(listen = %listener.local_addr()?, boot = shell.boot.number(), "serving");
+    let heard = consumers.iter().map(Arc::downgrade).collect();
+    let app = App { shell: Arc::clone(&shell), consumers: heard, telemetry };
+    start_http(&shell, listener, router(app, routes), &mut parts);
+    let ended = until_the_end(&shell, &mut signals, &mut parts).await;
+    stop::end(&shell, parts, consumers).await;
+    ended
+}
 
-    let mut tasks = Tasks::new();
+/// What all parts share.
+fn shell<S: Service>(
+    service: S,
+    config: &Config,
+    db: Db,
+    boot: Boot,
+    producer: Producer,
+    lanes: Lanes<S>,
+) -> Shell<S> {
+    let exits = service.destinations().into_iter().map(Exit::new).map(Arc::new).collect();
+    Shell {
+        service,
+        db,
+        boot,
+        producer,
+        dispatch: config.dispatch,
+        kept: config.kept.clone(),
+        outbox_filled: Notify::new(),
+        exits,
+        lanes,
+        health: Health::default(),
+        poison: Poison::default(),
+        retiring: CancellationToken::new(),
+        closing: CancellationToken::new(),
+        draining: CancellationToken::new(),
+        drained: CancellationToken::new(),
+        answered: CancellationToken::new(),
+    }
+}
+
+fn start_lanes<S: Service>(
+    shell: &Arc<Shell<S>>,
+    queues: Vec<mpsc::Receiver<Work<S>>>,
+    parts: &mut Parts,
+) {
+    for queue in queues {
+        let shell = Arc::clone(shell);
+        let lane = Lane { shell, queue, outgoing: Outgoing::new() };
+        parts.lanes.spawn(async { ("lane", lane.run().await) });
+    }
+}
+
+/// Whatever brings work in, and the dispatcher. Who drops what is returned leaves the groups.
+fn start_intake<S: Service>(
+    shell: &Arc<Shell<S>>,
+    bus_config: &bus::Config,
+    parts: &mut Parts,
+) -> anyhow::Result<Consumers> {
     let mut consumers = Vec::new();
     if !S::Heard::PRODUCERS.is_empty() {
-        let consumer = Arc::new(Consumer::try_new(&bus_config, S::NAME, S::Heard::PRODUCERS)?);
+        let consumer = Arc::new(Consumer::try_new(bus_config, S::NAME, S::Heard::PRODUCERS)?);
         consumers.push(Arc::clone(&consumer));
-        let intake = intake::run(Arc::clone(&shell), consumer);
-        tasks.spawn(async { ("intake", intake.await) });
+        let intake = intake::run(Arc::clone(shell), consumer);
+        parts.intake.spawn(async { ("intake", intake.await) });
     }
     for view in S::views() {
-        let consumer = Arc::new(Consumer::try_new(&bus_config, view.group, view.producers)?);
+        let consumer = Arc::new(Consumer::try_new(bus_config, view.group, view.producers)?);
         consumers.push(Arc::clone(&consumer));
-        let reading = view::run(Arc::clone(&shell), consumer, view);
-        tasks.spawn(async { ("view", reading.await) });
+        let reading = view::run(Arc::clone(shell), consumer, view);
+        parts.intake.spawn(async { ("view", reading.await) });
     }
     for exit in &shell.exits {
-        let calling = outside::run(Arc::clone(&shell), Arc::clone(exit));
-        tasks.spawn(async { ("outside calls", calling.await) });
+        let calling = outside::run(Arc::clone(shell), Arc::clone(exit));
+        parts.intake.spawn(async { ("outside calls", calling.await) });
     }
-    let dispatching = dispatcher::run(Arc::clone(&shell));
-    tasks.spawn(async { ("dispatcher", dispatching.await) });
-    let doing = chores::run(Arc::clone(&shell));
-    tasks.spawn(async { ("chores", doing.await) });
-    let upkeep = Arc::clone(&telemetry);
-    workers.spawn(async move { match upkeep.upkeep().await {} });
+    let doing = chores::run(Arc::clone(shell));
+    parts.intake.spawn(async { ("chores", doing.await) });
+    let dispatching = dispatcher::run(Arc::clone(shell));
+    parts.dispatcher.spawn(async { ("dispatcher", dispatching.await) });
+    Ok(consumers)
+}
 
-    let listener = tokio::net::TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", config.listen))?;
-    tracing::info!(listen = %listener.local_addr()?, boot = shell.boot.number(), "serving");
-    let consumers = Arc::new(consumers);
-    // So would dropping a consumer. The end of the process frees it as well.
-    std::mem::forget(Arc::clone(&consumers));
-    let app = App { shell: Arc::clone(&shell), consumers: Arc::clone(&consumers), telemetry };
-    let closed = shell.closing.clone().cancelled_owned();
-    let http = axum::serve(listener, router(app, routes)).with_graceful_shutdown(closed);
-    tasks.spawn(async { ("http", http.await.map_err(Into::into)) });
+/// Serves until every request that was taken in is answered.
+fn start_http<S: Service>(
+    shell: &Shell<S>,
+    listener: TcpListener,
+    routes: Router,
+    parts: &mut Parts,
+) {
+    let retiring = shell.retiring.clone();
+    let routes = routes.layer(map_response_with_state(retiring, stop::send_away));
+    let answered = shell.answered.clone().cancelled_owned();
+    let http = axum::serve(listener, routes).with_graceful_shutdown(answered);
+    parts.http.spawn(async { ("http", http.await.map_err(Into::into)) });
+}
 
-    let ended = tokio::select! {
-        name = stop_signal() => { tracing::info!(signal = name?, "stopping"); Ok(()) }
-        Some(ended) = tasks.join_next() => Err(fault(ended)),
-        Some(ended) = workers.join_next() => Err(fault(ended)),
+/// Returns when the process has been asked to end and notice of it was given, or when one of its
+/// tasks has ended. From then on its time is up soon.
+async fn until_the_end<S: Service>(
+    shell: &Shell<S>,
+    signals: &mut Signals,
+    parts: &mut Parts,
+) -> anyhow::Result<()> {
+    let asked = tokio::select! {
+        name = signals.next() => { tracing::info!(signal = name, "stopping"); Ok(()) }
+        fault = first_end(parts) => Err(fault),
     };
-    stop(&shell, tasks, workers, consumers).await;
-    ended
+    stop::end_in_time();
+    asked?;
+    tokio::select! {
+        () = stop::give_notice(shell) => Ok(()),
+        fault = first_end(parts) => Err(fault),
+    }
 }
 
 /// Brings the schema up to date, waiting for a database that is still starting.
 async fn migrate<S: Service>(config: &Config, db: &Db) -> anyhow::Result<()> {
     let owner = config.migrate_url.as_deref();
-    for tries in 1.. {
-        match store::migrate(owner, &config.database_url, S::migrations()).await {
-            Ok(()) => break,
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let ready = match store::migrate(owner, &config.database_url, S::migrations()).await {
+            Ok(()) => {
+                let window = config.kept.inbox_window();
+                store::ensure_partitions(db, window).await.map_err(anyhow::Error::from)
+            }
             Err(error @ MigrationError::Migrate(_)) => return Err(error.into()),
-            Err(error) if tries == MIGRATE_TRIES_MAX => return Err(error.into()),
-            Err(error) => tracing::warn!(%error, tries, "the schema is not ready"),
+            Err(error) => Err(error.into()),
+        };
+        match ready {
+            Err(error) if tries < MIGRATE_TRIES_MAX => {
+                tracing::warn!(%error, tries, "the schema is not ready");
+            }
+            ready => return ready,
         }
         tokio::time::sleep(RETRY_EVERY).await;
     }
-    Ok(store::ensure_partitions(db).await?)
 }
 
-async fn stop_signal() -> anyhow::Result<&'static str> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(tokio::select! {
-        _ = term.recv() => "SIGTERM",
-        _ = int.recv() => "SIGINT",
-    })
+/// The ways to ask a service to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
 }
 
-fn fault(
-    ended: Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>,
-) -> anyhow::Error {
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Returns when one of the tasks has ended, which none does by itself.
+async fn first_end(parts: &mut Parts) -> anyhow::Error {
+    let Parts { intake, lanes, dispatcher, http, lasting } = parts;
+    tokio::select! {
+        Some(ended) = intake.join_next() => fault(ended),
+        Some(ended) = lanes.join_next() => fault(ended),
+        Some(ended) = dispatcher.join_next() => fault(ended),
+        Some(ended) = http.join_next() => fault(ended),
+        Some(ended) = lasting.join_next() => fault(ended),
+        else => anyhow::anyhow!("there is no task left"),
+    }
+}
+
+fn fault(ended: Result<(&'static str, anyhow::Result<()>), JoinError>) -> anyhow::Error {
     match ended {
         Ok((name, Ok(()))) => anyhow::anyhow!("the task {name} has ended"),
         Ok((name, Err(error))) => error.context(format!("the task {name} has failed")),
         Err(error) => anyhow::anyhow!("a task has panicked: {error}"),
     }
-}
-
-/// Intake first, then the lanes, then what is on its way to the broker; each within its bound.
-async fn stop<S: Service>(
-    shell: &Arc<Shell<S>>,
-    mut tasks: Tasks,
-    mut workers: Tasks,
-    consumers: Arc<Vec<Arc<Consumer>>>,
-) {
-    shell.closing.cancel();
-    let drained =
-        tokio::time::timeout(STOP_WITHIN, async { while tasks.join_next().await.is_some() {} });
-    drop(drained.await);
-    shell.draining.cancel();
-    let drained = tokio::time::timeout(STOP_WITHIN, async {
-        // The boot lock and the upkeep never end by themselves.
-        while workers.len() > 2 && workers.join_next().await.is_some() {}
-    });
-    drop(drained.await);
-    workers.abort_all();
-    tasks.abort_all();
-    // Leaving a group can block for ever in the client: it gets a thread that nobody joins.
-    let (left, leaving) = oneshot::channel();
-    std::thread::spawn(move || {
-        for consumer in consumers.iter() {
-            consumer.leave();
-        }
-        // Nobody waits any more if the bound has passed.
-        let _ = left.send(());
-    });
-    drop(tokio::time::timeout(STOP_WITHIN, leaving).await);
-    drop(tokio::time::timeout(STOP_WITHIN, shell.db.close()).await);
 }

@@ -9,9 +9,10 @@ use saga::Envelope;
 use sqlx::PgConnection;
 use store::{Commit, DeadLetter, Error};
 
+use crate::aside;
 use crate::config::BATCH_INPUTS_MAX;
+use crate::fate::{self, BackOff, caught};
 use crate::job::letter;
-use crate::lane::BackOff;
 use crate::service::Service;
 use crate::shell::Shell;
 
@@ -58,7 +59,10 @@ pub(crate) async fn run<S: Service>(
                 Err(refused) => dead.push(letter(view.group, refused.code(), None, received)),
             }
         }
-        write(&shell, &view, seen, dead).await;
+        tokio::select! {
+            () = shell.closing.cancelled() => return Ok(()),
+            written = consumer.keep_while(write(&shell, &view, seen, dead)) => written?,
+        }
         consumer.finished(records.iter().map(|received| &received.place));
     }
 }
@@ -77,14 +81,19 @@ async fn write<S: Service>(
         let commit = Commit { dead: std::mem::take(&mut dead), ..Commit::default() };
         let boot = shell.boot.number();
         let written = shell.db.with_tx(async |tx| {
-            (view.insert)(tx, &events).await?;
+            if !events.is_empty() {
+                caught((view.insert)(tx, &events)).await?;
+            }
             if commit.dead.is_empty() { Ok(()) } else { store::write(tx, boot, &commit).await }
         });
         seen = match written.await {
-            Ok(()) => Vec::new(),
+            Ok(()) => {
+                commit.dead.iter().for_each(aside::count);
+                Vec::new()
+            }
             Err(error) => {
                 dead = commit.dead;
-                let poison = back_off.endure(shell, error).await;
+                let poison = back_off.sit_out(error).await;
                 let mut again: Vec<_> = events.into_iter().zip(records).collect();
                 match poison {
                     None => again,
@@ -93,10 +102,14 @@ async fn write<S: Service>(
                         again
                     }
                     Some(why) => {
-                        for (event, received) in again {
-                            let subject = Some(event.envelope.subject);
-                            tracing::error!(why, event = %event.envelope.id, "a view sets aside");
-                            dead.push(letter(view.group, "POISON", subject, received));
+                        tracing::error!(why, group = view.group, "a view sets aside");
+                        match again.pop() {
+                            Some((event, received)) => {
+                                let subject = Some(event.envelope.subject);
+                                dead.push(letter(view.group, fate::code(&why), subject, received));
+                            }
+                            // Bytes cannot poison it, so this is a fault of ours: keep them.
+                            None => drop(back_off.sit_out(Error::Wait(why)).await),
                         }
                         Vec::new()
                     }

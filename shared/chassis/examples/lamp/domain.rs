@@ -46,9 +46,15 @@ impl Call {
     pub const CONNECT: &str = "connect";
 }
 
+/// As much as a lamp has room for.
+const LABEL_BYTES_MAX: usize = 40;
+
+/// A mistake left in on purpose: nobody thought of a label that is not all ASCII.
 pub fn route(heard: &Heard) -> Input {
     match heard {
-        Heard::Wall(Wall::BulbFitted { label }) => Input::Fit { label: label.clone() },
+        Heard::Wall(Wall::BulbFitted { label }) => {
+            Input::Fit { label: label[..label.len().min(LABEL_BYTES_MAX)].to_owned() }
+        }
         Heard::Wall(Wall::SwitchPressed {}) => Input::Press,
         Heard::Wall(Wall::DimmerTurned { level }) => Input::Turn { level: *level },
     }
@@ -112,9 +118,15 @@ fn connect(label: &str) -> Decision<State, Said, Call, Infallible> {
         .call(Call::Connect { label: label.to_owned() })
 }
 
-/// A mistake left in on purpose: nobody thought of a dimmer at zero. The shell sets aside the input
-/// that panics, and nothing else.
+/// Two mistakes left in on purpose. Nobody thought of a dimmer at zero: the shell sets aside the
+/// input that panics, and nothing else. And above full light this waits for ever, which is an error
+/// that no shell can mend: it can only end in time when it is asked to.
 fn dim(label: &str, level: u8) -> Decision<State, Said, Call, Infallible> {
+    if level > 100 {
+        loop {
+            std::thread::park();
+        }
+    }
     let ohms = 10_000 / u16::from(level);
     Decision::turn_to(State::Lit { label: label.to_owned(), level })
         .say(Said::Dimmed { level, ohms })

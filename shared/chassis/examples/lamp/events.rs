@@ -31,7 +31,10 @@ macro_rules! events {
 
             fn decode(kind: &EventType, body: &[u8]) -> Result<Option<Self>, Undecodable> {
                 let known = [$(stringify!($variant)),+].contains(&&*kind.name);
-                if known { read(kind, body).map(Some) } else { Ok(None) }
+                let event: Self = if known { read(kind, body)? } else { return Ok(None) };
+                let ours = event.event_type().name == kind.name;
+                let other = || Undecodable::Body("the body is another event's".to_owned());
+                ours.then_some(Some(event)).ok_or_else(other)
             }
         }
     };

@@ -1,6 +1,8 @@
 //! Owns the rows of lamps: the only SQL of this service. Refuses to decide.
 
-use chassis::{Rows, Stored};
+use chassis::{Due, Rows, Seen, Stored, View};
+use chrono::{DateTime, Utc};
+use saga::Participant as _;
 use sqlx::PgConnection;
 use sqlx::migrate::Migrator;
 use store::{Error, all_saved, column};
@@ -56,6 +58,40 @@ impl Stored for Lamp {
         .await?;
         all_saved(saved.rows_affected(), changed.len())
     }
+
+    /// A mistake left in on purpose: it cannot bear to look at one of the lamps. There is no input
+    /// to be set aside, so the process ends.
+    async fn due(
+        connection: &mut PgConnection,
+        _: Option<DateTime<Utc>>,
+    ) -> Result<Due<Input>, Error> {
+        let medusa = sqlx::query("select from lamps where label = 'medusa'");
+        assert!(medusa.fetch_optional(connection).await?.is_none(), "turned to stone");
+        Ok(Due { mark: None, inputs: Vec::new() })
+    }
+
+    fn views() -> Vec<View> {
+        vec![View {
+            group: "lamp-history",
+            producers: &[Self::NAME],
+            insert: |tx, seen| Box::pin(remember(tx, seen)),
+        }]
+    }
+}
+
+/// What was said of each lamp, for whoever asks.
+async fn remember(tx: &mut PgConnection, seen: &[Seen]) -> Result<(), Error> {
+    sqlx::query(
+        "insert into history (event_id, lamp_id, type)
+         select * from unnest($1::uuid[], $2::uuid[], $3::text[])
+         on conflict do nothing",
+    )
+    .bind(column(seen, |event| event.envelope.id))
+    .bind(column(seen, |event| event.envelope.subject))
+    .bind(column(seen, |event| event.envelope.kind.to_string()))
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 /// `None`: a row that no code of ours has written.

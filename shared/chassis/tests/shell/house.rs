@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use chrono::DateTime;
+use rustix::process::{Pid, Signal, kill_process};
 use saga::{Envelope, EventType, Trace};
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
@@ -24,6 +25,8 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 pub const AT_MOST: Duration = Duration::from_secs(20);
+/// A process that was asked to end has ended by then.
+pub const END_MAX: Duration = Duration::from_secs(20);
 pub const WALL: &str = "wall.events.v1";
 pub const LAMP: &str = "lamp.events.v1";
 const ANY_PORT: &str = "127.0.0.1:0";
@@ -77,9 +80,31 @@ impl House {
         Ok(house)
     }
 
-    /// The process ends as if the power had gone, and another takes its place.
+    /// The process ends as if the power had gone.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        Ok(self.lamp.kill()?)
+    }
+
+    /// The same, and another takes its place.
     pub async fn kill_and_start_again(&mut self) -> anyhow::Result<()> {
-        self.lamp.kill()?;
+        self.kill()?;
+        self.start_again().await
+    }
+
+    /// Asks the process to end.
+    pub fn terminate(&self) -> anyhow::Result<()> {
+        Ok(kill_process(Pid::from_child(&self.lamp), Signal::TERM)?)
+    }
+
+    /// How the process ended.
+    pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        let lamp = &mut self.lamp;
+        let what = "the lamp to end";
+        wait::until(END_MAX, what, async || lamp.try_wait().ok().flatten()).await
+    }
+
+    /// Another process takes the place of one that ends.
+    pub async fn start_again(&mut self) -> anyhow::Result<()> {
         self.lamp.wait()?;
         let Self { log, login, broker, grid, settings, .. } = &*self;
         self.lamp = start(ANY_PORT, log, login, broker, grid, settings)?;
@@ -101,6 +126,23 @@ impl House {
         })
         .await?;
         Ok(())
+    }
+
+    /// Where the lamp listens.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What the lamp has logged.
+    pub fn logged(&self) -> anyhow::Result<String> {
+        Ok(fs::read_to_string(&self.log)?)
+    }
+
+    /// A second process of the same service, and its log.
+    pub fn twin(&self) -> anyhow::Result<(Child, PathBuf)> {
+        let log = log()?;
+        let Self { login, broker, grid, settings, .. } = self;
+        Ok((start(ANY_PORT, &log, login, broker, grid, settings)?, log))
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -125,6 +167,46 @@ impl House {
     pub async fn behind(&self) -> anyhow::Result<PgConnection> {
         let options: PgConnectOptions = self.login.superuser.parse()?;
         Ok(options.options([("search_path", "lamp")]).connect().await?)
+    }
+
+    /// Whatever concerns this lamp waits until the connection is closed.
+    pub async fn lock(&self, lamp_id: Uuid) -> anyhow::Result<PgConnection> {
+        let mut holder = self.behind().await?;
+        sqlx::query("begin").execute(&mut holder).await?;
+        let sql = "select from lamps where lamp_id = $1 for update";
+        sqlx::query(sql).bind(lamp_id).execute(&mut holder).await?;
+        Ok(holder)
+    }
+
+    /// Returns when a batch stands before a locked lamp.
+    pub async fn wait_until_stuck(&self) -> anyhow::Result<()> {
+        let mut behind = self.behind().await?;
+        wait::until(AT_MOST, "a batch to wait for a lock", async || {
+            let stuck = sqlx::query_scalar::<_, bool>(
+                "select exists (select from pg_stat_activity
+                   where datname = current_database() and usename = 'lamp_app'
+                     and wait_event_type = 'Lock')",
+            );
+            stuck.fetch_one(&mut behind).await.ok()?.then_some(())
+        })
+        .await
+    }
+
+    /// Returns when a metric has this value.
+    pub async fn wait_for_metric(&self, value: u64, name: &str) -> anyhow::Result<()> {
+        let mut last = 0;
+        let waited = wait::until(AT_MOST, name, async || {
+            last = self.metric(name).await.ok()?;
+            (last == value).then_some(())
+        })
+        .await;
+        waited.with_context(|| format!("{last} instead of {value}"))
+    }
+
+    /// Whether the lamp is ready, and what it says about it.
+    pub async fn readiness(&self) -> anyhow::Result<(u16, String)> {
+        let answer = reqwest::get(self.url("/readyz")).await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
     }
 
     pub async fn count(&self, sql: &'static str) -> anyhow::Result<i64> {
@@ -190,10 +272,14 @@ impl House {
     }
 
     pub async fn wait_for_letters(&self, count: usize) -> anyhow::Result<Vec<Letter>> {
-        wait::until(AT_MOST, "dead letters", async || {
-            self.letters().await.ok().filter(|letters| letters.len() >= count)
+        let mut last = Vec::new();
+        let waited = wait::until(AT_MOST, "dead letters", async || {
+            let letters = self.letters().await.ok()?;
+            last = letters.iter().map(|letter| letter.code.clone()).collect();
+            (letters.len() >= count).then_some(letters)
         })
-        .await
+        .await;
+        waited.with_context(|| format!("{last:?} instead of {count}"))
     }
 }
 

@@ -2,7 +2,12 @@
 //! in-memory broker.
 
 mod commands;
+mod decoding;
 mod events;
+mod flow;
 mod house;
+mod lives;
 mod outages;
 mod outside;
+mod stop;
+mod way_out;

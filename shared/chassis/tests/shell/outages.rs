@@ -3,14 +3,17 @@
 
 use std::collections::HashSet;
 
+use anyhow::Context;
+use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{Connection, PgConnection};
 use testkit::postgres::{Options, Postgres, SUPERUSER};
 use testkit::{Broker, wait};
 use uuid::Uuid;
 
-use crate::house::{AT_MOST, Grid, House, LAMP, Login, WALL, fitted, log, start};
+use crate::house::{AT_MOST, Grid, House, LAMP, Login, WALL, distinct, fitted, log, start};
 
 const CUTS: usize = 20;
+const DEATHS: usize = 20;
 const LAMPS_PER_CUT: usize = 15;
 const DARK: i16 = 2;
 
@@ -51,6 +54,74 @@ async fn set(postgres: &Postgres, sql: &'static str) -> anyhow::Result<()> {
     let mut server = PgConnection::connect(&postgres.url(SUPERUSER, "postgres")).await?;
     sqlx::query(sql).execute(&mut server).await?;
     sqlx::query("select pg_reload_conf()").execute(&mut server).await?;
+    Ok(())
+}
+
+/// Ways in which a server dies.
+#[derive(Debug, Clone, Copy)]
+enum Death {
+    /// All of its processes at once.
+    Whole,
+    /// The process that runs the batch; the server then throws all others out and recovers.
+    Backend,
+    /// The process above all others, which notice.
+    Head,
+}
+
+async fn die(postgres: &mut Postgres, house: &House, death: Death) -> anyhow::Result<()> {
+    match death {
+        Death::Whole => postgres.kill()?,
+        Death::Head => kill_process(postgres.pid(), Signal::KILL)?,
+        Death::Backend => {
+            let mut other = house.behind().await?;
+            let backend: i32 = sqlx::query_scalar(
+                "select pid from pg_stat_activity
+                  where usename = 'lamp_app' and wait_event_type = 'Lock' limit 1",
+            )
+            .fetch_one(&mut other)
+            .await?;
+            kill_process(Pid::from_raw(backend).context("a pid")?, Signal::KILL)?;
+            let what = "the server to throw out everybody else";
+            return wait::until(AT_MOST, what, async || {
+                sqlx::query("select").execute(&mut other).await.err().map(drop)
+            })
+            .await;
+        }
+    }
+    postgres.restart().await
+}
+
+#[tokio::test]
+async fn a_server_that_dies_twenty_times_in_the_middle_of_a_batch_costs_nothing_and_nobody()
+-> anyhow::Result<()> {
+    let mut postgres = Postgres::start(Options::default())?;
+    postgres.create_database("house", &["lamp"]).await?;
+    let login = Login {
+        app: postgres.url("lamp_app", "house"),
+        owner: postgres.url("lamp_owner", "house"),
+        superuser: postgres.url(SUPERUSER, "house"),
+    };
+    let house = House::open_with(login, None, &[("LANES", "1")]).await?;
+    let held = Uuid::now_v7();
+    house.tell(&[fitted(held, "kitchen")]).await?;
+    house.wait_for_status(held, DARK).await?;
+    for death in [Death::Whole, Death::Backend, Death::Head].into_iter().cycle().take(DEATHS) {
+        // The batch with this in it is begun, and gets no further before the server dies.
+        let lock =
+            wait::until(AT_MOST, "the server to be back", async || house.lock(held).await.ok());
+        let _lock = lock.await?;
+        let mut records = vec![fitted(held, "kitchen")];
+        records.extend((0..LAMPS_PER_CUT).map(|_| fitted(Uuid::now_v7(), "hall")));
+        house.tell(&records).await?;
+        house.wait_until_stuck().await.with_context(|| format!("{death:?}"))?;
+        die(&mut postgres, &house, death).await.with_context(|| format!("{death:?}"))?;
+    }
+    wait::until(AT_MOST, "the server to be back", async || house.behind().await.ok()).await?;
+    house.wait_for_count(301, "select count(*) from lamps").await?;
+    house.wait_for_count(0, "select count(*) from outbox").await?;
+    assert_eq!(house.count("select count(*) from events").await?, 301);
+    assert_eq!(distinct(&house.said().await?), 301);
+    assert_eq!(house.count("select count(*) from dead_letters").await?, 0);
     Ok(())
 }
 
