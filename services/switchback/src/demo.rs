@@ -101,7 +101,7 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
         println!("ready after {:.1} s\n", begun.elapsed().as_secs_f32());
         tell(stack).await?;
         if !options.once {
-            println!("{}", invitation(stack));
+            println!("{}", invitation(&stack.url("order")?));
             std::future::pending::<()>().await;
         }
         Ok(())
@@ -114,10 +114,10 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
 async fn tell(stack: &Stack) -> anyhow::Result<()> {
     let teller = Teller {
         stack,
-        order: Client::try_new(&stack.url("order"))?,
-        providers: Client::try_new(&stack.url("providers"))?,
+        order: Client::try_new(&stack.url("order")?)?,
+        providers: Client::try_new(&stack.url("providers")?)?,
     };
-    let inventory = Client::try_new(&stack.url("inventory"))?;
+    let inventory = Client::try_new(&stack.url("inventory")?)?;
     inventory.set_stock(SKU, STOCK).await.context("counting the stock")?;
     let mut otherwise = Vec::new();
     for (number, train) in (1..).zip(&STORY) {
@@ -234,10 +234,9 @@ fn outcome(train: &Train, order: &Order, timeline: &Timeline) -> String {
     }
 }
 
-fn invitation(stack: &Stack) -> String {
+fn invitation(url: &str) -> String {
     let order = new_order("pm_card_ok", "4051");
     let body = serde_json::to_string(&order).unwrap_or_default();
-    let url = stack.url("order");
     format!(
         "\nTry one yourself (pm_card_declined, pm_answer_lost, pm_slow; postcodes 00000, 99999):\n\
          \n  curl -si {url}/v1/orders -H 'Idempotency-Key: mine-1' \\\n    \

@@ -4,7 +4,10 @@
 
 pub mod client;
 pub mod demo;
+pub mod events;
 pub mod local;
 pub mod orders;
+pub mod processes;
 pub mod railway;
+mod signals;
 pub mod supervisor;

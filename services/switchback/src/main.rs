@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use switchback::{demo, local, orders};
+use switchback::{demo, events, local, orders};
 
 const FAILED: u8 = 1;
 const NOT_REACHABLE: u8 = 3;
@@ -25,6 +25,8 @@ enum Command {
     Demo(demo::Options),
     /// Place, show, watch and cancel orders.
     Orders(orders::Options),
+    /// Publish again what the broker has lost.
+    Events(events::Options),
 }
 
 /// On one thread: the processes it starts end with the thread that started them.
@@ -34,6 +36,7 @@ async fn main() -> ExitCode {
         Command::Local(options) => local::run(&options).await,
         Command::Demo(options) => demo::run(&options).await,
         Command::Orders(options) => orders::run(options).await,
+        Command::Events(options) => events::run(options).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -45,6 +48,9 @@ async fn main() -> ExitCode {
 }
 
 fn is_unreachable(error: &anyhow::Error) -> bool {
+    if error.is::<events::NobodyThere>() {
+        return true;
+    }
     let requests = error.chain().filter_map(|cause| cause.downcast_ref::<reqwest::Error>());
     requests.into_iter().any(|error| error.is_connect() || error.is_timeout())
 }

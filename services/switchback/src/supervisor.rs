@@ -1,6 +1,7 @@
-//! Owns one service's process: starts it, starts it again when it dies, and ends it. Refuses to
-//! know what the service does.
+//! Owns one process: starts it, starts it again when it dies, and ends it. Refuses to know what it
+//! does.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -21,28 +22,31 @@ use tokio_util::sync::CancellationToken;
 const LIFE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-const STOP_MAX: Duration = Duration::from_secs(10);
+/// Longer than a service takes for an orderly end, which is at most 20 s.
+const STOP_MAX: Duration = Duration::from_secs(25);
 const TAIL_LINES: usize = 20;
 
-/// How to start a service.
+/// How to start a process, and how to ask it to end.
 #[derive(Debug, Clone)]
 pub struct Program {
-    pub name: &'static str,
+    pub name: String,
     pub path: PathBuf,
-    /// Beside the launcher's own environment.
-    pub environment: Vec<(&'static str, String)>,
+    pub arguments: Vec<OsString>,
+    /// Beside the launcher's own environment; of two with one name the last.
+    pub environment: Vec<(String, String)>,
     pub log: PathBuf,
+    pub stop: Signal,
 }
 
 impl Program {
-    /// It asks the kernel for its own end when this thread ends, so it never outlives the launcher.
+    /// From `/`, where every user may be: Postgres runs as another one.
     fn spawn(&self) -> anyhow::Result<Child> {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(&self.path);
-        command.env("PARENT_DEATH_SIGNAL", "true");
-        command.envs(self.environment.iter().map(|(name, value)| (*name, value)));
+        command.args(&self.arguments).current_dir("/");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        // Ctrl-C at a terminal goes to a whole group; services are ended one layer after another.
+        // Ctrl-C at a terminal goes to a whole group; the stack ends one layer after another.
         command.process_group(0).kill_on_drop(true);
         command.spawn().with_context(|| format!("could not start {}", self.path.display()))
     }
@@ -68,7 +72,7 @@ struct Life {
     starts: u32,
 }
 
-/// A service that is kept alive until it is told to stop.
+/// A process that is kept alive until it is told to stop.
 pub struct Supervised {
     pub program: Program,
     life: watch::Receiver<Life>,
@@ -116,7 +120,7 @@ async fn keep_alive(
     loop {
         let begun = Instant::now();
         let died = tokio::select! {
-            () = stop.cancelled() => return end(child).await,
+            () = stop.cancelled() => return end(child, program.stop).await,
             status = child.wait() => status.map_or_else(|error| error.to_string(), describe),
         };
         announce.send_modify(|life| life.pid = None);
@@ -162,10 +166,10 @@ fn describe(status: ExitStatus) -> String {
 }
 
 /// First asked, then made to.
-async fn end(mut child: Child) {
+async fn end(mut child: Child, stop: Signal) {
     let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
     if let Some(pid) = pid {
-        let _ = kill_process(pid, Signal::TERM);
+        let _ = kill_process(pid, stop);
     }
     if timeout(STOP_MAX, child.wait()).await.is_err() {
         let _ = child.kill().await;

@@ -22,9 +22,35 @@ fn an_order_service_that_is_not_there_is_told_apart_from_a_failure() -> anyhow::
 }
 
 #[test]
+fn a_database_that_is_not_there_is_told_apart_from_a_failure() -> anyhow::Result<()> {
+    let url = format!("postgres://{{service}}_app@127.0.0.1:{}/none", ports::free_base(&[0])?);
+    let again = ["events", "republish", "--reason", "a test", "--database-url", &url, "--since"];
+    let output = switchback(&[&again[..], &["2h"]].concat())?;
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+
+    // Nobody is asked for more than consumers remember.
+    let output = switchback(&[&again[..], &["8d"]].concat())?;
+    let said = String::from_utf8(output.stderr)?;
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("no further back than 168 h"), "{said}");
+    Ok(())
+}
+
+#[test]
 fn wrong_usage_is_told_apart_too() -> anyhow::Result<()> {
-    for wrong in [vec!["orders", "show", "no-id"], vec!["local", "--port-base", "99999"], vec![]] {
-        assert_eq!(switchback(&wrong)?.status.code(), Some(2), "{wrong:?}");
+    let wrong: [&[&str]; 9] = [
+        &[],
+        &["events", "republish", "--since", "2h"],
+        &["events", "republish", "--since", "soon", "--reason", "a test"],
+        &["events", "republish", "--since", "2h", "--reason", "a test", "--service", "lamp"],
+        &["orders", "show", "no-id"],
+        &["local", "--port-base", "99999"],
+        &["local", "--instances", "3"],
+        &["local", "--set", "payment:LANES"],
+        &["local", "--broker-advertised", "nowhere"],
+    ];
+    for wrong in wrong {
+        assert_eq!(switchback(wrong)?.status.code(), Some(2), "{wrong:?}");
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use switchback::supervisor::{Program, Supervised};
 use tempfile::TempDir;
 use testkit::wait;
@@ -16,8 +17,14 @@ const SOON: Duration = Duration::from_secs(10);
 fn program(folder: &Path, script: &str) -> anyhow::Result<Program> {
     let path = folder.join("service");
     executable::script(&path, script)?;
-    let environment = vec![("GREETING", "hello".to_owned())];
-    Ok(Program { name: "service", path, environment, log: folder.join("log") })
+    Ok(Program {
+        name: "service".to_owned(),
+        path,
+        arguments: vec!["there".into()],
+        environment: vec![("GREETING".to_owned(), "hello".to_owned())],
+        log: folder.join("log"),
+        stop: Signal::TERM,
+    })
 }
 
 fn lines(program: &Program) -> Vec<String> {
@@ -28,7 +35,7 @@ fn lines(program: &Program) -> Vec<String> {
 #[tokio::test]
 async fn a_killed_service_is_started_again_and_a_stopped_one_is_not() -> anyhow::Result<()> {
     let folder = TempDir::new()?;
-    let program = program(folder.path(), "echo \"$GREETING $$\"; exec sleep 600")?;
+    let program = program(folder.path(), "echo \"$GREETING $1 $$\"; exec sleep 600")?;
     let stop = CancellationToken::new();
     let service = Supervised::start(program.clone(), stop.clone())?;
     let started = async |times: usize| {
@@ -39,13 +46,13 @@ async fn a_killed_service_is_started_again_and_a_stopped_one_is_not() -> anyhow:
     service.kill()?;
     started(2).await?;
     let begun = lines(&program);
-    assert!(begun[0].starts_with("hello ") && begun[0] != begun[1], "{begun:?}");
+    assert!(begun[0].starts_with("hello there ") && begun[0] != begun[1], "{begun:?}");
     wait::until(SOON, "it to say so", async || (service.starts() == 2).then_some(())).await?;
 
     stop.cancel();
     service.ended().await;
     assert_eq!(lines(&program).len(), 2);
-    let pid = begun[1].trim_start_matches("hello ");
+    let pid = begun[1].trim_start_matches("hello there ");
     assert!(!fs::exists(format!("/proc/{pid}"))?);
     Ok(())
 }
