@@ -8,13 +8,16 @@ use serde::de::DeserializeOwned;
 use testkit::wait;
 use uuid::Uuid;
 
-use crate::SERVICES;
-use crate::wire::{Entry, Fault, NewOrder, Placed, Shown, Timeline};
+use crate::wire::{Entry, Fault, NewOrder, Placed, ProviderCounts, Shown, Timeline};
+use crate::{SERVICES, instance_of};
 
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 const ORDER_MAX: Duration = Duration::from_secs(40);
 const TOLD_MAX: Duration = Duration::from_secs(20);
 const PROVIDERS_PORT: u16 = 5;
+/// A page with fewer rows is the last one.
+const LEDGER_PAGE_ROWS: usize = 10_000;
+const INSTANCE_PORTS: u16 = 20;
 
 /// An answer as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,22 +39,31 @@ impl Answer {
     }
 }
 
-/// Speaks to the services of one stack.
+/// Speaks to the services of one stack. A process is named `payment`, or `payment-2` for the second
+/// one of a service.
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
     port_base: u16,
+    /// Whom a customer asks.
+    order: String,
 }
 
 impl Client {
     pub fn try_new(port_base: u16) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder().timeout(REQUEST_MAX).build()?;
-        Ok(Self { http, port_base })
+        Ok(Self { http, port_base, order: "order".to_owned() })
+    }
+
+    /// The same client, whose customers ask this process of the order service.
+    #[must_use]
+    pub fn through(&self, order: &str) -> Self {
+        Self { order: order.to_owned(), ..self.clone() }
     }
 
     /// Sends an order under a key and tells the answer, whatever it is.
     pub async fn try_place(&self, order: &NewOrder, key: &str) -> anyhow::Result<Answer> {
-        let request = self.request("order", Method::POST, "/v1/orders");
+        let request = self.request(&self.order, Method::POST, "/v1/orders");
         answer(request.header("Idempotency-Key", key).json(order)).await
     }
 
@@ -62,7 +74,7 @@ impl Client {
 
     pub async fn try_cancel(&self, order_id: Uuid, key: &str) -> anyhow::Result<Answer> {
         let path = format!("/v1/orders/{order_id}/cancel");
-        let request = self.request("order", Method::POST, &path);
+        let request = self.request(&self.order, Method::POST, &path);
         answer(request.header("Idempotency-Key", key)).await
     }
 
@@ -72,11 +84,11 @@ impl Client {
     }
 
     pub async fn order(&self, order_id: Uuid) -> anyhow::Result<Shown> {
-        self.get("order", &format!("/v1/orders/{order_id}")).await
+        self.get(&self.order, &format!("/v1/orders/{order_id}")).await
     }
 
     pub async fn timeline(&self, order_id: Uuid) -> anyhow::Result<Timeline> {
-        self.get("order", &format!("/v1/orders/{order_id}/timeline")).await
+        self.get(&self.order, &format!("/v1/orders/{order_id}/timeline")).await
     }
 
     /// The order when it has come to its end.
@@ -103,8 +115,18 @@ impl Client {
 
     /// What the third parties did for one order, or for all.
     pub async fn ledger(&self, order_id: Option<Uuid>) -> anyhow::Result<Vec<Entry>> {
-        let query = order_id.map_or_else(String::new, |id| format!("?order_id={id}"));
-        self.get("providers", &format!("/v1/ledger{query}")).await
+        let which = order_id.map_or_else(String::new, |id| format!("order_id={id}&"));
+        let mut ledger: Vec<Entry> = Vec::new();
+        loop {
+            let after = ledger.last().map_or(0, |entry| entry.seq);
+            let path = format!("/v1/ledger?{which}after={after}");
+            let page: Vec<Entry> = self.get("providers", &path).await?;
+            let is_last = page.len() < LEDGER_PAGE_ROWS;
+            ledger.extend(page);
+            if is_last {
+                return Ok(ledger);
+            }
+        }
     }
 
     /// Returns when the ledger shows an operation of an order.
@@ -123,35 +145,53 @@ impl Client {
         Ok(())
     }
 
+    /// What a provider, `payment` or `carrier`, has been through.
+    pub async fn provider_counts(&self, provider: &str) -> anyhow::Result<ProviderCounts> {
+        self.get("providers", &format!("/v1/counts/{provider}")).await
+    }
+
     pub async fn heal_provider(&self, provider: &str) -> anyhow::Result<()> {
         let path = format!("/v1/faults/{provider}");
         answer(self.request("providers", Method::DELETE, &path)).await?.expect(204).map(drop)
     }
 
-    /// Lets a service die when it reaches a point for the `nth` time from now.
-    pub async fn arm(&self, service: &str, point: &str, nth: u32) -> anyhow::Result<()> {
+    /// Lets a process die when it reaches a point for the `nth` time from now.
+    pub async fn arm(&self, process: &str, point: &str, nth: u32) -> anyhow::Result<()> {
         let path = format!("/chaos/crash/{point}/{nth}");
-        let armed = answer(self.request(service, Method::PUT, &path)).await?.expect(204);
+        let armed = answer(self.request(process, Method::PUT, &path)).await?.expect(204);
         armed.map(drop).context("no such point, or the stack was built without crash points")
     }
 
-    /// The metrics of a service, as Prometheus reads them.
-    pub async fn metrics(&self, service: &str) -> anyhow::Result<String> {
-        Ok(answer(self.request(service, Method::GET, "/metrics")).await?.expect(200)?.body)
+    /// The metrics of a process, as Prometheus reads them.
+    pub async fn metrics(&self, process: &str) -> anyhow::Result<String> {
+        Ok(answer(self.request(process, Method::GET, "/metrics")).await?.expect(200)?.body)
     }
 
-    pub async fn is_ready(&self, service: &str) -> bool {
-        let asked = answer(self.request(service, Method::GET, "/readyz")).await;
-        asked.is_ok_and(|answer| answer.status == 200)
+    pub async fn is_ready(&self, process: &str) -> bool {
+        self.readiness(process).await.is_ok_and(|answer| answer.status == 200)
     }
 
-    async fn get<T: DeserializeOwned>(&self, service: &str, path: &str) -> anyhow::Result<T> {
-        answer(self.request(service, Method::GET, path)).await?.expect(200)?.read()
+    /// Whether a process can work, in its own words.
+    pub async fn readiness(&self, process: &str) -> anyhow::Result<Answer> {
+        answer(self.request(process, Method::GET, "/readyz")).await
     }
 
-    fn request(&self, service: &str, method: Method, path: &str) -> RequestBuilder {
+    /// The time that a process tells with an answer: what it takes for now.
+    pub async fn date(&self, process: &str) -> anyhow::Result<String> {
+        let response = self.request(process, Method::GET, "/livez").send().await?;
+        let date = response.headers().get("Date").context("an answer tells its time")?;
+        Ok(date.to_str()?.to_owned())
+    }
+
+    async fn get<T: DeserializeOwned>(&self, process: &str, path: &str) -> anyhow::Result<T> {
+        answer(self.request(process, Method::GET, path)).await?.expect(200)?.read()
+    }
+
+    fn request(&self, process: &str, method: Method, path: &str) -> RequestBuilder {
+        let (service, instance) = instance_of(process);
         let offset = SERVICES.iter().zip(1..).find(|(name, _)| **name == service);
-        let port = self.port_base + offset.map_or(PROVIDERS_PORT, |(_, offset)| offset);
+        let offset = offset.map_or(PROVIDERS_PORT, |(_, offset)| offset);
+        let port = self.port_base + offset + (instance - 1) * INSTANCE_PORTS;
         self.http.request(method, format!("http://127.0.0.1:{port}{path}"))
     }
 }

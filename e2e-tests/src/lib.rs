@@ -3,7 +3,12 @@
 //! services: what is on the wire is described here a second time.
 
 pub mod boots;
+pub mod chaos;
+pub mod check;
 pub mod client;
+pub mod crowd;
+pub mod forged;
+pub mod link;
 pub mod metrics;
 pub mod saga;
 pub mod scenario;
@@ -13,3 +18,10 @@ pub mod wire;
 
 /// The participants; also the names of their schemas and the first word of their topics.
 pub const SERVICES: [&str; 4] = ["order", "inventory", "payment", "shipping"];
+
+/// The service and the number of `payment` (the first) or `payment-2`.
+pub(crate) fn instance_of(process: &str) -> (&str, u16) {
+    let split = process.rsplit_once('-');
+    let instance = split.and_then(|(service, number)| Some((service, number.parse().ok()?)));
+    instance.unwrap_or((process, 1))
+}

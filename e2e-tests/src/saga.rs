@@ -12,6 +12,7 @@ use testkit::wait;
 use uuid::Uuid;
 
 use crate::SERVICES;
+use crate::check::rules;
 use crate::stack::Stack;
 use crate::wire::{Entry, Line, Shown, Timeline};
 
@@ -70,22 +71,9 @@ pub struct Event {
 impl Event {
     /// `OrderPlaced` of `switchback.order.OrderPlaced.v1`.
     pub fn name(&self) -> &str {
-        self.kind.split('.').nth(2).unwrap_or(&self.kind)
+        rules::name_of(&self.kind)
     }
 }
-
-/// Who handles which event; whatever is not here is nobody's input.
-pub const HEARD: [(&str, &[&str]); 9] = [
-    ("OrderPlaced", &["inventory"]),
-    ("OrderCancelRequested", &["inventory", "payment", "shipping"]),
-    ("InventoryReserved", &["payment"]),
-    ("InventoryRejected", &["order"]),
-    ("InventoryReleased", &["order"]),
-    ("PaymentCaptured", &["shipping"]),
-    ("ReleaseInventory", &["inventory"]),
-    ("ShipmentBooked", &["order"]),
-    ("RefundPayment", &["payment"]),
-];
 
 /// Waits until nothing moves about an order any more, then judges it.
 pub async fn judge(stack: &Stack, order_id: Uuid) -> anyhow::Result<Saga> {
@@ -164,11 +152,10 @@ impl Saga {
 
     /// Who should have handled an event and has not.
     fn unheard(&self, event: &Event) -> Vec<&'static str> {
-        let (_, by) = HEARD.iter().find(|(name, _)| *name == event.name()).unwrap_or(&("", &[]));
         let has = |service: &str| {
             self.handled.iter().any(|(id, handler)| *id == event.id && handler == service)
         };
-        by.iter().filter(|service| !has(service)).copied().collect()
+        rules::hearers(event.name()).iter().filter(|service| !has(service)).copied().collect()
     }
 
     /// What a service said, in its own order.
@@ -201,7 +188,7 @@ impl Saga {
 
     /// Whether a cancel was on its way and the order arrived all the same.
     pub fn was_cancelled_too_late(&self) -> bool {
-        self.order.status == CONFIRMED_TOO_LATE
+        self.order.status == rules::CONFIRMED_TOO_LATE
     }
 
     /// Units by SKU that the order asks for.
@@ -214,8 +201,6 @@ impl Saga {
         Ok(units)
     }
 }
-
-const CONFIRMED_TOO_LATE: i16 = 4;
 
 const ORDER: &str = "
 select status, convert_from(lines, 'UTF8') as lines, amount_minor, currency,

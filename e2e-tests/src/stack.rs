@@ -1,44 +1,55 @@
 //! Owns a whole stack of real processes for one test: the launcher and what it starts. Refuses to
 //! leave any of it behind, and to throw away the logs of a failure.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+mod launcher;
+
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
-use tempfile::TempDir;
+use testkit::postgres::signal_family;
 use testkit::{ports, wait};
 
+use crate::SERVICES;
 use crate::client::Client;
+use crate::link::Links;
+use launcher::Launcher;
+
+pub use launcher::programs;
 
 const BROKER_PORT: u16 = 12;
 const POSTGRES_PORT: u16 = 32;
-const PORTS: [u16; 7] = [1, 2, 3, 4, 5, BROKER_PORT, POSTGRES_PORT];
-const READY_MAX: Duration = Duration::from_mins(1);
+const PORTS: [u16; 11] = [1, 2, 3, 4, 5, BROKER_PORT, 21, 22, 23, 24, POSTGRES_PORT];
+const POSTGRES: &str = "postgres";
 const RESTART_MAX: Duration = Duration::from_secs(20);
-const STOP_MAX: Duration = Duration::from_secs(30);
+const READY_MAX: Duration = Duration::from_secs(30);
 const CONNECTIONS_MAX: u32 = 4;
-const TAIL_LINES: usize = 30;
 
 /// How a test wants its stack.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Beside the test's own environment, which the services inherit.
+    /// Beside the test's own environment, which all processes inherit.
     pub environment: Vec<(&'static str, String)>,
     /// Let commits wait for the disk.
     pub durable: bool,
+    /// Processes of each service; one unless told.
+    pub instances: u8,
+    /// The environment of one process: its name, the variable's, and the value.
+    pub settings: Vec<(String, &'static str, String)>,
+    /// Between each process and what it needs.
+    pub links: bool,
 }
 
-/// A running stack.
+/// A running stack. `payment` is the first process of that service, `payment-2` the second one.
 pub struct Stack {
     pub client: Client,
     /// Every schema, as the superuser sees it.
     pub tables: PgPool,
+    pub links: Option<Links>,
     launcher: Launcher,
+    processes: Vec<String>,
     port_base: u16,
 }
 
@@ -57,14 +68,22 @@ pub async fn with_stack(
 impl Stack {
     async fn start(options: &Options) -> anyhow::Result<Self> {
         let port_base = ports::free_base(&PORTS)?;
-        let mut launcher = Launcher::start(port_base, options)?;
+        let processes = processes(options.instances);
+        let links = options.links.then(|| Links::start(port_base, &processes)).transpose()?;
+        let mut launcher = Launcher::start(port_base, options, links.as_ref())?;
         launcher.ready().await?;
         let port = port_base + POSTGRES_PORT;
         let tables = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .connect(&format!("postgres://postgres@127.0.0.1:{port}/switchback"))
             .await?;
-        Ok(Self { client: Client::try_new(port_base)?, tables, launcher, port_base })
+        let client = Client::try_new(port_base)?;
+        Ok(Self { client, tables, links, launcher, processes, port_base })
+    }
+
+    /// The names of all services' processes, first instances first.
+    pub fn processes(&self) -> &[String] {
+        &self.processes
     }
 
     /// What a Kafka client's `bootstrap.servers` has to be.
@@ -77,152 +96,108 @@ impl Stack {
         std::env::var("DISPATCH").is_ok_and(|dispatch| dispatch == "outbox")
     }
 
-    /// What a service has logged so far.
-    pub fn log(&self, service: &str) -> String {
-        self.launcher.log(&format!("logs/{service}.log"))
+    /// What a process has logged so far.
+    pub fn log(&self, process: &str) -> String {
+        self.launcher.log(process)
     }
 
-    /// How often the launcher has started a service again.
-    pub fn restarts(&self, service: &str) -> usize {
-        let died = format!("{service} died");
-        self.launcher.log(LAUNCHER_LOG).lines().filter(|line| line.starts_with(&died)).count()
+    /// What the launcher has printed so far.
+    pub fn said(&self) -> String {
+        self.launcher.said()
     }
 
-    /// Returns when a service has been started again more often than `before`.
-    pub async fn restarted(&self, service: &str, before: usize) -> anyhow::Result<()> {
-        wait::until(RESTART_MAX, &format!("{service} to be started again"), async || {
-            (self.restarts(service) > before).then_some(())
+    /// How often the launcher has started a process again.
+    pub fn restarts(&self, process: &str) -> usize {
+        let died = format!("{process} died");
+        self.launcher.said().lines().filter(|line| line.starts_with(&died)).count()
+    }
+
+    /// Returns when a process has been started again more often than `before`.
+    pub async fn restarted(&self, process: &str, before: usize) -> anyhow::Result<()> {
+        wait::until(RESTART_MAX, &format!("{process} to be started again"), async || {
+            (self.restarts(process) > before).then_some(())
         })
         .await
     }
 
-    /// The process of a service.
-    pub fn pid(&self, service: &str) -> anyhow::Result<Pid> {
-        self.launcher.child(service).with_context(|| format!("{service} is not running"))
+    /// Returns when every service says that it can work.
+    pub async fn ready(&self) -> anyhow::Result<()> {
+        for process in &self.processes {
+            wait::until(READY_MAX, &format!("{process} to be ready"), async || {
+                self.client.is_ready(process).await.then_some(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// A service's process as it is now.
+    pub fn pid(&self, process: &str) -> anyhow::Result<Pid> {
+        self.launcher.child(process).with_context(|| format!("{process} is not running"))
     }
 
     /// The process above all others of the stack.
     pub fn launcher_pid(&self) -> u32 {
-        self.launcher.process.id()
+        self.launcher.pid()
     }
 
-    /// Ends a service as a power cut would.
-    pub fn kill(&self, service: &str) -> anyhow::Result<()> {
-        Ok(kill_process(self.pid(service)?, Signal::KILL)?)
+    /// Ends a service's process as a power cut would.
+    pub fn kill(&self, process: &str) -> anyhow::Result<()> {
+        Ok(kill_process(self.pid(process)?, Signal::KILL)?)
     }
 
-    /// Halts a service until what is returned is dropped. Not for longer than a group's session.
-    pub fn halt(&self, service: &str) -> anyhow::Result<Halted> {
-        let pid = self.pid(service)?;
+    /// Asks a service's process to end.
+    pub fn terminate(&self, process: &str) -> anyhow::Result<()> {
+        Ok(kill_process(self.pid(process)?, Signal::TERM)?)
+    }
+
+    /// Halts a service's process until what is returned is dropped.
+    pub fn halt(&self, process: &str) -> anyhow::Result<Halted> {
+        let pid = self.pid(process)?;
         kill_process(pid, Signal::STOP)?;
-        Ok(Halted(pid))
+        Ok(Halted { pid, with_family: false })
+    }
+
+    /// The first of Postgres' processes.
+    pub fn postgres_pid(&self) -> anyhow::Result<Pid> {
+        self.pid(POSTGRES)
+    }
+
+    /// Ends all of Postgres' processes at once; the launcher starts it again.
+    pub fn kill_postgres(&self) -> anyhow::Result<()> {
+        Ok(signal_family(self.postgres_pid()?, Signal::KILL)?)
+    }
+
+    /// Halts all of Postgres' processes until what is returned is dropped.
+    pub fn halt_postgres(&self) -> anyhow::Result<Halted> {
+        let pid = self.postgres_pid()?;
+        signal_family(pid, Signal::STOP)?;
+        Ok(Halted { pid, with_family: true })
     }
 }
 
-/// A process that stands still.
-pub struct Halted(Pid);
+/// What stands still until this is dropped.
+pub struct Halted {
+    pid: Pid,
+    with_family: bool,
+}
 
 impl Drop for Halted {
     fn drop(&mut self) {
         // It may have been killed meanwhile.
-        let _ = kill_process(self.0, Signal::CONT);
+        let _ = if self.with_family {
+            signal_family(self.pid, Signal::CONT)
+        } else {
+            kill_process(self.pid, Signal::CONT)
+        };
     }
 }
 
-const LAUNCHER_LOG: &str = "launcher.log";
-
-/// The launcher's process and the folder of all logs.
-struct Launcher {
-    process: Child,
-    folder: Option<TempDir>,
-}
-
-impl Launcher {
-    /// It is asked to end when the thread that called this ends, whatever becomes of the test.
-    fn start(port_base: u16, options: &Options) -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("e2e-").tempdir()?;
-        let log = File::create(folder.path().join(LAUNCHER_LOG))?;
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM"]).arg(programs()?.join("switchback"));
-        command.args(["local", "--port-base", &port_base.to_string()]);
-        command.arg("--log-dir").arg(folder.path().join("logs"));
-        if options.durable {
-            command.arg("--durable");
-        }
-        command.envs(options.environment.iter().map(|(name, value)| (*name, value)));
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let process = command.spawn().context("setpriv (util-linux) starts the launcher")?;
-        Ok(Self { process, folder: Some(folder) })
-    }
-
-    async fn ready(&mut self) -> anyhow::Result<()> {
-        let ready = wait::until(READY_MAX, "the stack to be ready", async || {
-            let log = self.log(LAUNCHER_LOG);
-            if log.lines().any(|line| line == "ready") {
-                return Some(true);
-            }
-            self.process.try_wait().ok().flatten().map(|_ended| false)
-        });
-        match ready.await {
-            Ok(true) => Ok(()),
-            Ok(false) => bail!("the launcher has ended: {}", self.log(LAUNCHER_LOG)),
-            Err(error) => Err(error.context(self.log(LAUNCHER_LOG))),
-        }
-    }
-
-    fn path(&self) -> &Path {
-        self.folder.as_ref().map_or(Path::new(""), TempDir::path)
-    }
-
-    fn log(&self, name: &str) -> String {
-        fs::read_to_string(self.path().join(name)).unwrap_or_default()
-    }
-
-    fn child(&self, name: &str) -> Option<Pid> {
-        let launcher = self.process.id().to_string();
-        let named = format!("({name})");
-        let stats = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| {
-            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-            let mut fields = stat.split(' ');
-            let (pid, command) = (fields.next()?, fields.next()?);
-            let parent = fields.nth(1)?;
-            (command == named && parent == launcher).then(|| pid.parse::<i32>().ok())?
-        });
-        stats.into_iter().find_map(Pid::from_raw)
-    }
-
-    /// The last words of the launcher, and where all logs are.
-    fn keep_logs(mut self) -> String {
-        let log = self.log(LAUNCHER_LOG);
-        let lines: Vec<&str> = log.lines().collect();
-        let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
-        let kept = self.folder.take().map(TempDir::keep).unwrap_or_default();
-        format!("{tail}\nlogs are kept in {}", kept.display())
-    }
-}
-
-impl Drop for Launcher {
-    fn drop(&mut self) {
-        let pid = Pid::from_child(&self.process);
-        let _ = kill_process(pid, Signal::TERM);
-        let ended = wait::until_blocking(STOP_MAX, "the launcher to end", || {
-            self.process.try_wait().ok().flatten()
-        });
-        if ended.is_err() {
-            let _ = self.process.kill();
-            let _ = self.process.wait();
-        }
-    }
-}
-
-/// The folder into which this program and those that it tests were built.
-pub fn programs() -> anyhow::Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    let mut folder = own.parent().context("a program lies in a folder")?;
-    if folder.ends_with("deps") || folder.ends_with("examples") {
-        folder = folder.parent().context("a folder of a build")?;
-    }
-    let launcher = folder.join("switchback");
-    ensure!(launcher.is_file(), "{} is missing: type `make e2e`", launcher.display());
-    Ok(folder.to_path_buf())
+/// `payment`, … and `payment-2`, … of a stack.
+fn processes(instances: u8) -> Vec<String> {
+    let first = SERVICES.map(str::to_owned);
+    let more = (2..=instances).flat_map(|instance| {
+        SERVICES.into_iter().map(move |service| format!("{service}-{instance}"))
+    });
+    first.into_iter().chain(more).collect()
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// The body of `POST /v1/orders`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewOrder {
     pub customer_id: String,
     pub currency: String,
@@ -21,7 +21,7 @@ pub struct Line {
     pub unit_price_minor: i64,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShipTo {
     pub name: String,
     pub street: String,
@@ -145,6 +145,19 @@ pub struct Entry {
     pub idempotency_key: String,
     pub amount_minor: Option<i64>,
     pub currency: Option<String>,
+    /// The provider's name for it.
+    pub reference: String,
+    /// The charge that a refund gives back.
+    pub capture_reference: Option<String>,
+}
+
+/// `GET /v1/counts/{provider}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct ProviderCounts {
+    /// Requests that met a fault.
+    pub struck: u64,
+    /// Answers that were there before the question.
+    pub repeated: u64,
 }
 
 /// What is broken on purpose at a provider.

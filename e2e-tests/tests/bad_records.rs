@@ -1,50 +1,60 @@
 //! Records that nobody of ours would write, between good ones: they are set aside or skipped, and
 //! hold nobody up.
 
+use std::slice;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use e2e_tests::crowd::Crowd;
 use e2e_tests::stack::{Options, Stack, with_stack};
-use e2e_tests::whole::{self, DeadLetter, Injected};
+use e2e_tests::whole::{self, DeadLetter, INJECTED, Injected};
 use e2e_tests::wire::NewOrder;
 use e2e_tests::{SERVICES, metrics, saga};
 use futures::future::try_join_all;
+use serde_json::json;
+use testkit::broker::PARTITIONS;
 use testkit::records::{self, Record};
 use testkit::wait;
-use uuid::Uuid;
+use uuid::{NoContext, Timestamp, Uuid};
 
 const SKU: &str = "TEA-1";
 const TOPIC: &str = "order.events.v1";
 const TYPE: &str = "switchback.order.OrderPlaced.v1";
 /// They hear the orders' topic.
 const HEARERS: [&str; 3] = ["inventory", "payment", "shipping"];
+const VIEW: &str = "order-view";
 /// Enough for every partition to have one on both sides of the bad records.
 const ORDERS: usize = 16;
+const BATCH: usize = 500;
+const IN_A_ROW: usize = 10_000;
 const HANDLED_MAX: Duration = Duration::from_secs(20);
+const SLOWLY_READ_MAX: Duration = Duration::from_secs(90);
+const YEAR_2020: u64 = 1_577_836_800;
+const YEAR_2100: u64 = 4_102_444_800;
 
 #[tokio::test]
 async fn bad_records_are_set_aside_and_the_good_ones_go_on() -> anyhow::Result<()> {
     with_stack(&Options::default(), async |stack| {
         stack.client.set_stock(SKU, 1_000).await?;
         let mut orders = placed(stack).await?;
-        let injected = inject(stack).await?;
+        let bad = inject_bad(stack).await?;
+        orders.extend(placed(stack).await?);
+        let untimely = inject_untimely(stack).await?;
         orders.extend(placed(stack).await?);
         for order_id in orders {
             saga::judge(stack, order_id).await?.ended_as("confirmed", None)?;
         }
-        wait::until(HANDLED_MAX, "the bad records to be set aside", async || {
-            let found = whole::dead_letters(stack).await.ok()?.len();
-            (found >= injected.dead_letters.len()).then_some(())
-        })
-        .await?;
+        let injected = Injected {
+            event_ids: &bad.event_ids | &untimely.event_ids,
+            dead_letters: [bad.dead_letters, untimely.dead_letters].concat(),
+        };
+        set_aside(stack, injected.dead_letters.len(), HANDLED_MAX).await?;
         for service in HEARERS {
             let text = stack.client.metrics(service).await?;
             let skipped = metrics::sum(&text, "switchback_events_skipped_total", &["OrderPraised"]);
             ensure!(skipped.to_string() == "4", "{service} skipped {skipped} unknown records");
         }
-        for service in SERVICES {
-            ensure!(stack.restarts(service) == 0, "{service} died of a record");
-        }
+        nobody_died(stack)?;
         whole::judge(stack, &injected).await
     })
     .await
@@ -56,51 +66,287 @@ async fn placed(stack: &Stack) -> anyhow::Result<Vec<Uuid>> {
     Ok(placed.into_iter().map(|placed| placed.order_id).collect())
 }
 
+fn nobody_died(stack: &Stack) -> anyhow::Result<()> {
+    for service in SERVICES {
+        ensure!(stack.restarts(service) == 0, "{service} died of a record");
+    }
+    Ok(())
+}
+
+async fn set_aside(stack: &Stack, count: usize, at_most: Duration) -> anyhow::Result<()> {
+    let mut found = 0;
+    let all = wait::until(at_most, "the bad records to be set aside", async || {
+        found = whole::dead_letters(stack).await.ok()?.len();
+        (found >= count).then_some(())
+    });
+    all.await.with_context(|| format!("{found} of {count}"))
+}
+
+/// The record of an order that was placed.
+async fn good(stack: &Stack) -> anyhow::Result<Record> {
+    let log = records::read(&stack.bootstrap(), TOPIC).await?;
+    let good = log
+        .into_iter()
+        .find(|record| record.header("ce_type") == Some(TYPE) && record.header(INJECTED).is_none());
+    good.context("nobody has placed an order")
+}
+
+/// A way to be bad, and the dead letter that comes of it.
+type Bad = (fn(&mut Record), Option<Code>);
+
+enum Code {
+    /// At each that hears the topic, the read model too: the envelope is wrong.
+    Envelope(&'static str),
+    /// At those that want to know what is in it.
+    Body(&'static str),
+}
+
+const BAD: [Bad; 20] = [
+    (|record| record.body = Some(b"{\"lines\": [".to_vec()), Some(Code::Body("DECODE"))),
+    (|record| record.body = Some(vec![0xff, 0, 0x1f, 0x8b, 7]), Some(Code::Body("DECODE"))),
+    (|record| record.body = Some(Vec::new()), Some(Code::Body("DECODE"))),
+    (|record| record.body = None, Some(Code::Body("DECODE"))),
+    (|record| replace(record, "Ada", "A\\u0000a"), Some(Code::Body("DECODE"))),
+    (|record| replace(record, "\"EUR\"", "\"euro\""), Some(Code::Body("DECODE"))),
+    (
+        |record| record.headers.push(("note".to_owned(), Some(vec![b'x'; 300 * 1024]))),
+        Some(Code::Envelope("TOO_LARGE")),
+    ),
+    (|record| record.body = Some(vec![b' '; 300 * 1024]), Some(Code::Envelope("TOO_LARGE"))),
+    (|record| remove(record, "ce_id"), Some(Code::Envelope("ENVELOPE"))),
+    (|record| remove(record, "ce_time"), Some(Code::Envelope("ENVELOPE"))),
+    (|record| remove(record, "ce_subject"), Some(Code::Envelope("ENVELOPE"))),
+    (|record| set(record, "ce_id", &[0xff, 0xfe]), Some(Code::Envelope("ENVELOPE"))),
+    (|record| set(record, "ce_id", b"order 7"), Some(Code::Envelope("ENVELOPE"))),
+    (|record| twice(record, "ce_id"), Some(Code::Envelope("ENVELOPE"))),
+    (|record| twice(record, "ce_type"), Some(Code::Envelope("ENVELOPE"))),
+    (|record| record.key = Some(b"elsewhere".to_vec()), Some(Code::Envelope("KEY_MISMATCH"))),
+    (|record| record.key = None, Some(Code::Envelope("KEY_MISMATCH"))),
+    (
+        |record| set(record, "ce_type", b"switchback.payment.PaymentCaptured.v1"),
+        Some(Code::Envelope("FOREIGN_TYPE")),
+    ),
+    (
+        |record| set(record, "ce_type", b"switchback.order.OrderPlaced.v9"),
+        Some(Code::Body("UNSUPPORTED_VERSION")),
+    ),
+    (|record| set(record, "ce_type", b"switchback.order.OrderPraised.v1"), None),
+];
+
 /// Puts bad copies of a good record into every partition.
-async fn inject(stack: &Stack) -> anyhow::Result<Injected> {
-    let bootstrap = stack.bootstrap();
-    let log = records::read(&bootstrap, TOPIC).await?;
-    let good = log.iter().find(|record| record.header("ce_type") == Some(TYPE));
-    let good = good.context("nobody has placed an order")?;
-    let mut injected = Injected::default();
-    for partition in 0..testkit::broker::PARTITIONS {
-        let mut bad = |change: &dyn Fn(&mut Record), codes: &[(&str, &str)]| {
+async fn inject_bad(stack: &Stack) -> anyhow::Result<Injected> {
+    let good = good(stack).await?;
+    let (mut records, mut injected) = (Vec::new(), Injected::default());
+    for partition in 0..PARTITIONS {
+        for (change, code) in BAD {
             let mut record = Record { partition: Some(partition), ..good.clone() };
             let (id, subject) = (Uuid::now_v7(), Uuid::now_v7().to_string());
-            set(&mut record, "ce_id", &id.to_string());
-            set(&mut record, "ce_subject", &subject);
+            injected.event_ids.insert(id);
+            set(&mut record, "ce_id", id.to_string().as_bytes());
+            set(&mut record, "ce_subject", subject.as_bytes());
+            set(&mut record, INJECTED, b"true");
             record.key = Some(subject.into_bytes());
             change(&mut record);
-            injected.event_ids.insert(id);
-            injected
-                .dead_letters
-                .extend(codes.iter().map(|(consumer, code)| letter(consumer, code)));
-            record
-        };
-        let by_all = |code| HEARERS.map(|service| (service, code));
-        let with_view = |code| [&by_all(code)[..], &[("order-view", code)]].concat();
-        let records = [
-            bad(&|record| record.body = Some(b"{\"lines\": [".to_vec()), &by_all("DECODE")),
-            bad(&|record| set(record, "ce_type", "switchback.order.OrderPraised.v1"), &[]),
-            bad(
-                &|record| set(record, "ce_type", "switchback.order.OrderPlaced.v9"),
-                &by_all("UNSUPPORTED_VERSION"),
-            ),
-            bad(&|record| record.key = Some(b"elsewhere".to_vec()), &with_view("KEY_MISMATCH")),
-            bad(
-                &|record| set(record, "ce_type", "switchback.payment.PaymentCaptured.v1"),
-                &with_view("FOREIGN_TYPE"),
-            ),
-            bad(&|record| record.body = None, &by_all("DECODE")),
-        ];
-        records::produce(&bootstrap, TOPIC, &records).await?;
+            records.push(record);
+            let view = matches!(code, Some(Code::Envelope(_))).then_some(VIEW);
+            if let Some(Code::Envelope(code) | Code::Body(code)) = code {
+                let by = HEARERS.into_iter().chain(view);
+                injected.dead_letters.extend(by.map(|by| letter(by, code)));
+            }
+        }
     }
+    records::produce(&stack.bootstrap(), TOPIC, &records).await?;
     Ok(injected)
 }
 
-fn set(record: &mut Record, name: &str, value: &str) {
+/// Records that can be read, and that cannot be: of trains that never ran, from other times, twice.
+async fn inject_untimely(stack: &Stack) -> anyhow::Result<Injected> {
+    let (ghost, bootstrap) = (Uuid::now_v7(), stack.bootstrap());
+    let because = json!({"reason": {"code": "customer", "service": "order"}}).to_string();
+    let cancel = |subject| said("order", "OrderCancelRequested", subject, because.as_bytes());
+    let body = good(stack).await?.body.context("an event has a body")?;
+    let placed = || said("order", "OrderPlaced", ghost, &body);
+    let first = placed();
+    let mut collides = first.clone();
+    replace(&mut collides, "\"quantity\":1", "\"quantity\":2");
+    let at = |mut record: Record, time: &str| {
+        set(&mut record, "ce_time", time.as_bytes());
+        record
+    };
+    let from = |mut record: Record, seconds| {
+        let id = Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, 0)).to_string();
+        set(&mut record, "ce_id", id.as_bytes());
+        record
+    };
+    let of_orders = [
+        cancel(ghost),
+        // It meets a tombstone: turned round, which is news of an order never placed.
+        first,
+        collides,
+        // That reservation has come to its end, and a producer's clock decides nothing.
+        placed(),
+        at(placed(), "1970-01-01T00:00:00Z"),
+        at(cancel(ghost), "9999-12-31T23:59:59Z"),
+        from(cancel(Uuid::now_v7()), YEAR_2020),
+        from(cancel(Uuid::now_v7()), YEAR_2100),
+    ];
+    records::produce(&bootstrap, TOPIC, &of_orders).await?;
+    let undo = |service, name| said(service, name, Uuid::now_v7(), because.as_bytes());
+    let release = undo("payment", "ReleaseInventory");
+    let refund = undo("shipping", "RefundPayment");
+    records::produce(&bootstrap, "payment.events.v1", slice::from_ref(&release)).await?;
+    records::produce(&bootstrap, "shipping.events.v1", slice::from_ref(&refund)).await?;
+    wait::until(HANDLED_MAX, "the ghost to be turned round once", async || {
+        let said: Vec<String> = sqlx::query_scalar(
+            "select type from inventory.events where subject = $1
+              union all select type from payment.events where subject = $1
+              union all select type from shipping.events where subject = $1",
+        )
+        .bind(ghost)
+        .fetch_all(&stack.tables)
+        .await
+        .ok()?;
+        (said == ["switchback.inventory.InventoryRejected.v1"]).then_some(())
+    })
+    .await?;
+    let from_other_times =
+        HEARERS.into_iter().flat_map(|by| [letter(by, "TOO_OLD"), letter(by, "TOO_NEW")]);
+    let unexpected = ["order", "inventory", "payment"].map(|by| letter(by, "UNEXPECTED"));
+    let collision = letter("inventory", "ID_COLLISION");
+    let records = of_orders.iter().chain([&release, &refund]);
+    Ok(Injected {
+        event_ids: records.filter_map(|record| record.header("ce_id")?.parse().ok()).collect(),
+        dead_letters: from_other_times.chain(unexpected).chain([collision]).collect(),
+    })
+}
+
+#[tokio::test]
+async fn one_bad_record_in_a_batch_of_hundreds_stands_alone() -> anyhow::Result<()> {
+    with_stack(&Options::default(), async |stack| {
+        let crowd = Crowd::of(stack).await?;
+        stack.ready().await?;
+        let before = batches(stack).await?;
+        let halted = stack.halt("inventory")?;
+        let orders = crowd.rush(stack, BATCH - 1).await?;
+        let mut bad = good(stack).await?;
+        set(&mut bad, INJECTED, b"true");
+        replace(&mut bad, "\"quantity\":1", "\"quantity\":2");
+        records::produce(&stack.bootstrap(), TOPIC, &[bad]).await?;
+        drop(halted);
+        wait::until(SLOWLY_READ_MAX, "inventory to have decided on all", async || {
+            let decided = "select count(*) from inventory.reservations
+                            where order_id = any($1::uuid[])";
+            let query = sqlx::query_scalar(decided).bind(&orders);
+            let decided: i64 = query.fetch_one(&stack.tables).await.ok()?;
+            (usize::try_from(decided) == Ok(BATCH - 1)).then_some(())
+        })
+        .await?;
+        let after = batches(stack).await?;
+        let (inputs, commits) = (after.0 - before.0, after.1 - before.1);
+        println!("{inputs} inputs in {commits} batches");
+        ensure!(inputs > 20.0 * commits, "there were no large batches: the run is void");
+        let dead_letters = vec![letter("inventory", "ID_COLLISION")];
+        crowd.expect(Injected { dead_letters, ..Injected::default() });
+        crowd.judge(stack).await
+    })
+    .await
+}
+
+/// Inputs and commits of inventory so far.
+async fn batches(stack: &Stack) -> anyhow::Result<(f64, f64)> {
+    let text = stack.client.metrics("inventory").await?;
+    let sum = |name| metrics::sum(&text, name, &[]);
+    Ok((sum("switchback_batch_size_sum"), sum("switchback_batch_size_count")))
+}
+
+#[tokio::test]
+async fn ten_thousand_bad_records_in_a_row_slow_down_their_partition_alone() -> anyhow::Result<()> {
+    with_stack(&Options::default(), async |stack| {
+        let crowd = Crowd::of(stack).await?;
+        crowd.rush(stack, ORDERS).await?;
+        stack.ready().await?;
+        let bad: Vec<Record> = std::iter::repeat_with(|| Record {
+            partition: Some(0),
+            headers: vec![(INJECTED.to_owned(), Some(b"true".to_vec()))],
+            ..Record::default()
+        })
+        .take(IN_A_ROW)
+        .collect();
+        records::produce(&stack.bootstrap(), TOPIC, &bad).await?;
+        for service in HEARERS {
+            wait::until(HANDLED_MAX, &format!("{service} to raise the alarm"), async || {
+                let readiness = stack.client.readiness(service).await.ok()?;
+                let poison = format!("{TOPIC}/0");
+                (readiness.status == 503 && readiness.body.contains(&poison)).then_some(())
+            })
+            .await?;
+        }
+        let held = metrics::sum(
+            &stack.client.metrics("inventory").await?,
+            "switchback_partitions_held",
+            &[],
+        );
+        ensure!(held.to_string() == "1", "{held} partitions are held");
+        let orders = crowd.rush(stack, ORDERS).await?;
+        wait::until(HANDLED_MAX, "orders in other partitions to end", async || {
+            let open = crowd.open(stack, &orders).await.ok()?;
+            (usize::try_from(open).ok()? < ORDERS).then_some(())
+        })
+        .await?;
+        let set_aside_meanwhile = whole::dead_letters(stack).await?.len();
+        let by = HEARERS.into_iter().chain([VIEW]);
+        let letters = by.flat_map(|by| std::iter::repeat_n(letter(by, "ENVELOPE"), IN_A_ROW));
+        crowd.expect(Injected { dead_letters: letters.collect(), ..Injected::default() });
+        let all = IN_A_ROW * (HEARERS.len() + 1);
+        println!("orders ended when {set_aside_meanwhile} of {all} dead letters were written");
+        ensure!(set_aside_meanwhile < all, "it was over by then: the run is void");
+        set_aside(stack, all, SLOWLY_READ_MAX).await?;
+        stack.ready().await?;
+        nobody_died(stack)?;
+        crowd.judge(stack).await
+    })
+    .await
+}
+
+/// An event as one of ours would say it.
+fn said(service: &str, name: &str, subject: Uuid, body: &[u8]) -> Record {
+    let headers = [
+        ("ce_specversion", "1.0".to_owned()),
+        ("ce_id", Uuid::now_v7().to_string()),
+        ("ce_type", format!("switchback.{service}.{name}.v1")),
+        ("ce_source", format!("/switchback/{service}")),
+        ("ce_time", "2026-01-01T00:00:00Z".to_owned()),
+        ("ce_subject", subject.to_string()),
+        (INJECTED, "true".to_owned()),
+    ];
+    let headers = headers.map(|(name, value)| (name.to_owned(), Some(value.into_bytes())));
+    Record {
+        partition: None,
+        key: Some(subject.to_string().into_bytes()),
+        headers: headers.to_vec(),
+        body: Some(body.to_vec()),
+    }
+}
+
+fn set(record: &mut Record, name: &str, value: &[u8]) {
+    remove(record, name);
+    record.headers.push((name.to_owned(), Some(value.to_vec())));
+}
+
+fn remove(record: &mut Record, name: &str) {
     record.headers.retain(|(header, _)| header != name);
-    record.headers.push((name.to_owned(), Some(value.as_bytes().to_vec())));
+}
+
+fn twice(record: &mut Record, name: &str) {
+    let again = record.headers.iter().find(|(header, _)| header == name).cloned();
+    record.headers.extend(again);
+}
+
+/// In the body, which must hold it.
+fn replace(record: &mut Record, what: &str, with: &str) {
+    let body = String::from_utf8(record.body.take().unwrap_or_default()).unwrap_or_default();
+    assert!(body.contains(what), "{body}");
+    record.body = Some(body.replace(what, with).into_bytes());
 }
 
 /// A read model's letters lie in the schema of the service that it lives in.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::ensure;
+use e2e_tests::check::rules;
 use e2e_tests::client::{Answer, fresh_key};
 use e2e_tests::saga::{self, Saga};
 use e2e_tests::scenario::{run_all, scenario};
@@ -209,8 +210,7 @@ async fn every_topic_again(stack: &Stack) -> anyhow::Result<()> {
 /// How many services take a record as an input.
 fn handlers(record: &records::Record) -> u32 {
     let kind = record.header("ce_type").unwrap_or_default();
-    let count = saga::HEARD.iter().find(|(name, _)| kind.contains(&format!(".{name}.")));
-    count.map_or(0, |(_, by)| u32::try_from(by.len()).unwrap_or(u32::MAX))
+    u32::try_from(rules::hearers(rules::name_of(kind)).len()).unwrap_or(u32::MAX)
 }
 
 async fn duplicates(stack: &Stack) -> anyhow::Result<f64> {

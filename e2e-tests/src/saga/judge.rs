@@ -1,32 +1,10 @@
 //! Owns the statements that hold for every order that has come to its end. Refuses to ask anybody:
 //! what was read is all there is.
 
-use super::{CONFIRMED_TOO_LATE, Event, Saga};
+use super::{Event, Saga};
 use crate::SERVICES;
+use crate::check::rules::{self, RESERVED, States};
 use crate::wire::Entry;
-
-/// What an end looks like in the four tables (order, reservation, payment, shipment; 0: no row),
-/// and whether a cancel was under way.
-type End = ((i16, i16, i16, i16), bool);
-
-const CONFIRMED: i16 = 3;
-const CANCELLED: i16 = 5;
-
-/// Every way in which the four services may agree.
-const ENDS: [End; 9] = [
-    ((CONFIRMED, 2, 4, 3), false),
-    // The cancel never met the train.
-    ((CONFIRMED_TOO_LATE, 2, 4, 3), true),
-    // Turned round at inventory, at payment, at shipping.
-    ((CANCELLED, 3, 0, 0), false),
-    ((CANCELLED, 4, 6, 0), false),
-    ((CANCELLED, 4, 7, 4), false),
-    // The same with a cancel: whom the train did not reach keeps a tombstone.
-    ((CANCELLED, 3, 1, 1), true),
-    ((CANCELLED, 4, 6, 1), true),
-    ((CANCELLED, 4, 7, 1), true),
-    ((CANCELLED, 4, 7, 4), true),
-];
 
 impl Saga {
     /// What does not hold.
@@ -41,58 +19,24 @@ impl Saga {
         found
     }
 
-    fn states(&self) -> (i16, i16, i16, i16) {
+    fn states(&self) -> States {
         let reservation = self.reservation.as_ref().map_or(0, |row| row.status);
         let (payment, shipment) = (self.payment.unwrap_or(0), self.shipment.unwrap_or(0));
-        (self.order.status, reservation, payment, shipment)
+        [self.order.status, reservation, payment, shipment]
     }
 
     fn agreement(&self, found: &mut Vec<String>) {
         let cancelling = self.said("order").contains(&"OrderCancelRequested");
-        if !ENDS.contains(&(self.states(), cancelling)) {
+        if !rules::is_an_end(self.states(), cancelling) {
             found.push(format!("the services disagree: {:?}, {cancelling}", self.states()));
         }
     }
 
     /// What each service has said is what its state allows, to the word.
     fn words(&self, found: &mut Vec<String>) {
-        let (order, reservation, payment, shipment) = self.states();
-        let allowed: [&[&[&str]]; 4] = [
-            match order {
-                3 => &[&["OrderPlaced", "OrderConfirmed"]],
-                4 => &[&["OrderPlaced", "OrderCancelRequested", "OrderConfirmed"]],
-                5 => &[
-                    &["OrderPlaced", "OrderCancelled"],
-                    &["OrderPlaced", "OrderCancelRequested", "OrderCancelled"],
-                ],
-                _ => &[],
-            },
-            match reservation {
-                2 => &[&["InventoryReserved"]],
-                3 => &[&["InventoryRejected"]],
-                4 => &[&["InventoryReserved", "InventoryReleased"]],
-                _ => &[],
-            },
-            match payment {
-                0 | 1 => &[&[]],
-                4 => &[&["PaymentCaptured"]],
-                6 => &[&["PaymentDeclined", "ReleaseInventory"]],
-                7 => &[
-                    &["PaymentCaptured", "PaymentRefunded", "ReleaseInventory"],
-                    &["PaymentRefunded", "ReleaseInventory"],
-                ],
-                _ => &[],
-            },
-            match shipment {
-                0 | 1 => &[&[]],
-                3 => &[&["ShipmentBooked"]],
-                4 => &[&["ShipmentFailed", "RefundPayment"]],
-                _ => &[],
-            },
-        ];
-        for (service, allowed) in SERVICES.into_iter().zip(allowed) {
+        for (service, status) in SERVICES.into_iter().zip(self.states()) {
             let said = self.said(service);
-            if !allowed.contains(&said.as_slice()) {
+            if !rules::words(service, status).contains(&said.as_slice()) {
                 found.push(format!("{service} said {said:?} in {:?}", self.states()));
             }
         }
@@ -122,17 +66,10 @@ impl Saga {
     fn money(&self, found: &mut Vec<String>) {
         let charges = self.entries("capture");
         let (refunds, bookings) = (self.entries("refund"), self.entries("book"));
-        let (_, _, payment, shipment) = self.states();
-        let wanted = match payment {
-            4 => (1, 0),
-            7 => (1, 1),
-            _ => (0, 0),
-        };
-        if (charges.len(), refunds.len()) != wanted {
-            found.push(format!("{} charges, {} refunds", charges.len(), refunds.len()));
-        }
-        if bookings.len() != usize::from(shipment == 3) {
-            found.push(format!("{} bookings", bookings.len()));
+        let counts = [charges.len(), refunds.len(), bookings.len()];
+        if counts != rules::effects_of(self.states()) {
+            let [charges, refunds, bookings] = counts;
+            found.push(format!("{charges} charges, {refunds} refunds, {bookings} bookings"));
         }
         for entry in charges.iter().chain(&refunds) {
             let total = (Some(self.order.amount_minor), Some(self.order.currency.as_str()));
@@ -150,21 +87,16 @@ impl Saga {
     fn stock(&self, found: &mut Vec<String>) {
         let held = self.reservation.as_ref().and_then(|row| row.held.as_deref());
         let held = held.map(|held| serde_json::from_str(held).map_err(anyhow::Error::from));
-        match (held, self.states().1) {
-            (None, status) if status != 2 => {}
-            (Some(Ok(held)), 2) if self.wanted().is_ok_and(|wanted| wanted == held) => {}
+        match (held, self.states()[1]) {
+            (None, status) if status != RESERVED => {}
+            (Some(Ok(held)), RESERVED) if self.wanted().is_ok_and(|wanted| wanted == held) => {}
             (held, status) => found.push(format!("reservation {status} holds {held:?}")),
         }
     }
 
     /// The customer sees what is there, and the timeline tells each event once.
     fn customers_view(&self, found: &mut Vec<String>) {
-        let (status, too_late) = match self.order.status {
-            CONFIRMED => ("confirmed", false),
-            CONFIRMED_TOO_LATE => ("confirmed", true),
-            CANCELLED => ("cancelled", false),
-            _ => ("", false),
-        };
+        let (status, too_late) = rules::shown_status(self.order.status);
         let reason = self.order.reason_code.as_deref().zip(self.order.reason_service.as_deref());
         let total = self.shown.total.as_ref();
         let same_total = total.is_some_and(|total| {
