@@ -12,6 +12,8 @@ PORT_BASE ?= 8080
 tests_in = $(patsubst %.rs,--test %,$(notdir $(wildcard $(1)/tests/*.rs)))
 # Nextest where it is there, cargo's own runner elsewhere: the same tests.
 TEST = $(CARGO) $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
+CHAOS = $(BIN)/chaos --rate $(or $(RATE),10) --commit $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+BUGS := no_inbox_no_idempotence fresh_key ack_first dual_write unknown_refused
 
 .PHONY: help
 help: ## what can be typed here
@@ -27,13 +29,18 @@ test: setup ## all that is quick: unit, property, store and shell tests, the mod
 	$(TEST) --locked --workspace --exclude e2e-tests --no-fail-fast
 	$(CARGO) test --locked --workspace --exclude e2e-tests --doc
 
+.PHONY: overlaps
+overlaps: setup ## writers that share subjects, thousands of times: no lost input, no storm of deadlocks (ROUNDS=10000)
+	OVERLAP_ROUNDS=$(or $(ROUNDS),10000) $(TEST) --locked --workspace --exclude e2e-tests --test store overlaps
+
 .PHONY: model
 model: setup ## the model checker over the four real decision functions, with its counts
 	$(CARGO) test --locked --workspace $(call tests_in,e2e-tests/model) -- --nocapture
 
 .PHONY: e2e
-e2e: setup ## scenarios and crash points on real processes (REPEAT=n, DISPATCH=outbox)
-	@scenarios="--locked --workspace --features chaos $(call tests_in,e2e-tests)"
+e2e: ## scenarios and crash points on real processes (REPEAT=n, DISPATCH=outbox)
+	@scripts/setup e2e
+	scenarios="--locked --workspace --features chaos $(call tests_in,e2e-tests)"
 	$(CARGO) build --locked --workspace --bins --features chaos
 	$(TEST) $$scenarios --no-run
 	for pass in $$(seq $(REPEAT)); do
@@ -41,6 +48,21 @@ e2e: setup ## scenarios and crash points on real processes (REPEAT=n, DISPATCH=o
 	    $(TEST) $$scenarios --no-fail-fast
 	    echo "e2e: pass $$pass of $(REPEAT) took $$((SECONDS - start)) s (DISPATCH=$${DISPATCH:-direct})"
 	done
+
+.PHONY: chaos
+chaos: setup ## everything breaks while orders run, then it is checked (SECONDS=180 SEED=1 RATE=10 SCHEDULE=file BUG=name)
+	$(CARGO) build --locked --workspace --bins --features chaos
+	$(CHAOS) $(if $(SCHEDULE),--schedule $(SCHEDULE),--seconds $(or $(SECONDS),180) --seed $(or $(SEED),1)) $(if $(BUG),--bug $(BUG))
+
+.PHONY: bugs
+bugs: setup ## each seeded bug must turn a chaos run red (SECONDS=60 SEED=1)
+	$(CARGO) build --locked --workspace --bins --features chaos
+	for bug in $(BUGS); do
+	    code=0
+	    $(CHAOS) --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1) --bug $$bug || code=$$?
+	    [ $$code = 1 ] || { echo "bugs: $$bug was not found (exit $$code)"; exit 1; }
+	done
+	echo "bugs: each of these turned its run red: $(BUGS)"
 
 .PHONY: figures
 figures: setup ## what a stack costs here and how quick it is, held against its bounds (release)
