@@ -199,7 +199,7 @@ impl Run<'_> {
             head: schedule.head,
             commit: self.settings.commit.clone(),
             bug: self.settings.bug.clone(),
-            broker: "in memory: a mock cluster, which forgets when it ends",
+            broker: "in memory: a mock cluster, where a group waits for a dead member's session",
             orders_per_second: self.settings.orders_per_second,
             operations: customers.operations,
             same_again: customers.same_again,

@@ -33,4 +33,4 @@ alter role {service}_app set jit = off;
 alter role {service}_app set plan_cache_mode = force_generic_plan;
 alter role {service}_app set lock_timeout = '2s';
 alter role {service}_app set statement_timeout = '10s';
-alter role {service}_app set idle_in_transaction_session_timeout = '10s';
+alter role {service}_app set idle_in_transaction_session_timeout = '5s';

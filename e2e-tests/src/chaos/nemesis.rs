@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::fault::{Class, Fault, Harm, Mode, Provider};
 use super::forger::Forger;
 use super::schedule::Planned;
+use crate::instance_of;
 use crate::link::{Counts, Link, Links, Weather};
 use crate::stack::Stack;
 use crate::wire;
@@ -23,6 +24,8 @@ use crate::wire;
 /// What has not bitten in its time goes on until it does, but no longer than this.
 const EXTRA: Duration = Duration::from_secs(6);
 const STARTED_MAX: Duration = Duration::from_secs(15);
+/// A group that lost a member, or Postgres, is itself again after this at the latest.
+const LINGERS_MS: u128 = 5_000;
 const READY_MAX: Duration = Duration::from_secs(20);
 const SERVER_BACK_MAX: Duration = Duration::from_secs(30);
 const ANSWER_MAX: Duration = Duration::from_millis(500);
@@ -48,16 +51,17 @@ impl Struck {
         self.planned.fault.class()
     }
 
-    /// Whether it may have kept a process from being ready at some time of the same round.
+    /// Whether it may have kept a process from being ready at some time of the same round. A process
+    /// is ready when it has its partitions, and for these it waits for its peer.
     fn troubles(&self, process: &str, from_ms: u128, until_ms: u128) -> bool {
         let concerned = match &self.planned.fault {
             Fault::Postgres { .. } | Fault::Broker { .. } => true,
             Fault::Kill { process: own }
             | Fault::Stop { process: own }
-            | Fault::Link { process: own, .. } => own == process,
+            | Fault::Link { process: own, .. } => instance_of(own).0 == instance_of(process).0,
             Fault::Provider { .. } | Fault::Repeat | Fault::BadRecords => false,
         };
-        concerned && self.from_ms <= until_ms && self.until_ms >= from_ms
+        concerned && self.from_ms <= until_ms && self.until_ms + LINGERS_MS >= from_ms
     }
 }
 

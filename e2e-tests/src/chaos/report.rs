@@ -325,7 +325,8 @@ mod tests {
         };
         let others = [
             (at(1_500, Fault::Repeat), true),
-            (at(1_500, Fault::Stop { process: "payment-2".to_owned() }), true),
+            (at(1_500, Fault::Stop { process: "shipping".to_owned() }), true),
+            (at(1_500, Fault::Stop { process: "payment-2".to_owned() }), false),
             (at(1_500, Fault::Stop { process: process() }), false),
             (at(1_500, Fault::Kill { process: process() }), false),
             (at(1_500, Fault::Postgres { harm: Harm::GroupKill }), false),

@@ -60,16 +60,17 @@ impl Db {
         };
         // sqlx 0.9.0 can give a connection back with a transaction open in it, when the future of
         // `begin` is dropped half-way (transact-rs/sqlx#4385): later writes would answer Ok, run
-        // inside it and vanish. So nothing comes back without a rollback.
+        // inside it and vanish. So nothing comes back without a rollback; and that one ends a
+        // transaction of its own, because the server's log has a warning for each that ends none.
         let writes = pool(config.write_connections_max)
             .after_release(|connection, _| {
                 Box::pin(async move {
-                    within(RELEASE_MAX, sqlx::query("rollback").execute(connection)).await?;
+                    let end = sqlx::raw_sql("begin; rollback").execute(connection);
+                    within(RELEASE_MAX, end).await?;
                     Ok(true)
                 })
             })
-            // That rollback mostly finds nothing to roll back, and would warn each time.
-            .connect_lazy_with(options.clone().options([("client_min_messages", "error")]));
+            .connect_lazy_with(options.clone());
         let autocommit = pool(config.autocommit_connections_max).connect_lazy_with(options.clone());
         Ok(Self { options, writes, autocommit })
     }
