@@ -65,8 +65,7 @@ async fn serve<S: Service>(
         write_connections_max: u32::try_from(lanes)? + 1,
         autocommit_connections_max: 6,
     })?;
-    migrate::<S>(&config, &db).await?;
-    let (boot, holding) = Boot::take(db.clone()).await?;
+    let (boot, holding) = settle::<S>(&config, &db).await?;
     let bus_config = bus::Config {
         brokers: config.kafka_brokers.clone(),
         client_id: format!("{}-{}", S::NAME, config.instance),
@@ -209,28 +208,37 @@ async fn until_the_end<S: Service>(
     }
 }
 
-/// Brings the schema up to date, waiting for a database that is still starting.
-async fn migrate<S: Service>(config: &Config, db: &Db) -> anyhow::Result<()> {
-    let owner = config.migrate_url.as_deref();
+/// Brings the schema up to date and takes a number in it, waiting for a database that is still
+/// starting, or goes away meanwhile.
+async fn settle<S: Service>(
+    config: &Config,
+    db: &Db,
+) -> anyhow::Result<(Boot, impl Future<Output = ()> + Send + use<S>)> {
     let mut tries = 0;
     loop {
         tries += 1;
-        let ready = match store::migrate(owner, &config.database_url, S::migrations()).await {
-            Ok(()) => {
-                let window = config.kept.inbox_window();
-                store::ensure_partitions(db, window).await.map_err(anyhow::Error::from)
-            }
-            Err(error @ MigrationError::Migrate(_)) => return Err(error.into()),
-            Err(error) => Err(error.into()),
-        };
-        match ready {
-            Err(error) if tries < MIGRATE_TRIES_MAX => {
+        match try_settle::<S>(config, db).await {
+            Err(error) if tries < MIGRATE_TRIES_MAX && may_pass(&error) => {
                 tracing::warn!(%error, tries, "the schema is not ready");
             }
-            ready => return ready,
+            settled => return settled,
         }
         tokio::time::sleep(RETRY_EVERY).await;
     }
+}
+
+async fn try_settle<S: Service>(
+    config: &Config,
+    db: &Db,
+) -> anyhow::Result<(Boot, impl Future<Output = ()> + Send + use<S>)> {
+    store::migrate(config.migrate_url.as_deref(), &config.database_url, S::migrations()).await?;
+    store::ensure_partitions(db, config.kept.inbox_window()).await?;
+    Ok(Boot::take(db.clone()).await?)
+}
+
+/// A schema that this program cannot use does not become another by waiting.
+fn may_pass(error: &anyhow::Error) -> bool {
+    !matches!(error.downcast_ref(), Some(MigrationError::Migrate(_)))
 }
 
 /// The ways to ask a service to end.

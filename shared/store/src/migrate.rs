@@ -1,7 +1,9 @@
 //! Owns the order in which a schema grows. Refuses to go backwards.
 
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{Connection, PgConnection};
+
+use crate::db::answered;
 
 /// The shell's tables. A service has its own set beside it.
 static SHELL: Migrator = sqlx::migrate!("./migrations");
@@ -14,11 +16,32 @@ pub type Migrations = &'static Migrator;
 #[derive(Debug, thiserror::Error)]
 pub enum MigrationError {
     #[error("the schema cannot be migrated: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
-    #[error("the schema's version cannot be read: {0}")]
+    Migrate(MigrateError),
+    /// It may pass.
+    #[error("the schema cannot be reached: {0}")]
     Database(#[from] sqlx::Error),
     #[error("{table} is at version {found}, this program needs {needed}: migrate first")]
     Behind { table: &'static str, found: i64, needed: i64 },
+}
+
+impl From<MigrateError> for MigrationError {
+    fn from(error: MigrateError) -> Self {
+        match error {
+            MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _)
+                if is_outage(&cause) =>
+            {
+                Self::Database(cause)
+            }
+            error => Self::Migrate(error),
+        }
+    }
+}
+
+/// A line that broke, a server without room or on its way out: nothing that a migration has done.
+fn is_outage(error: &sqlx::Error) -> bool {
+    let Some(cause) = error.as_database_error() else { return true };
+    let code = cause.code().unwrap_or_default();
+    ["08", "53", "55", "57"].iter().any(|class| code.starts_with(class))
 }
 
 /// Brings the schema up to date as its owner, or, without an owner's URL, checks that it is.
@@ -29,7 +52,7 @@ pub async fn migrate(
 ) -> Result<(), MigrationError> {
     let sets = [(&SHELL, SHELL_TABLE), (own, SERVICE_TABLE)];
     if let Some(url) = owner_url {
-        let mut connection = PgConnection::connect(url).await?;
+        let mut connection = answered(PgConnection::connect(url)).await?;
         for (set, table) in sets {
             let mut set = Migrator { migrations: set.migrations.clone(), ..Migrator::DEFAULT };
             set.dangerous_set_table_name(table);
@@ -38,7 +61,7 @@ pub async fn migrate(
         connection.close().await?;
         return Ok(());
     }
-    let mut connection = PgConnection::connect(app_url).await?;
+    let mut connection = answered(PgConnection::connect(app_url)).await?;
     for (set, table) in sets {
         let needed = set.iter().map(|migration| migration.version).max().unwrap_or_default();
         let sql = match table {
