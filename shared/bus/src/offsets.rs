@@ -10,6 +10,8 @@ pub struct Place {
     pub partition: i32,
     pub offset: i64,
     pub(crate) epoch: u64,
+    /// Of all that were received: a topic that has lost its records gives an offset twice.
+    pub(crate) number: u64,
 }
 
 /// The records that were received and not yet finished, by partition.
@@ -19,11 +21,19 @@ pub struct Offsets(Arc<Mutex<Book>>);
 #[derive(Debug, Default)]
 struct Book {
     epoch: u64,
+    received: u64,
     partitions: HashMap<(Arc<str>, i32), Open>,
 }
 
-/// The open offsets of a partition in their order, and whether each is finished.
-type Open = VecDeque<(i64, bool)>;
+/// The open records of a partition in the order of their offsets, and of their numbers.
+type Open = VecDeque<Record>;
+
+#[derive(Debug)]
+struct Record {
+    offset: i64,
+    number: u64,
+    finished: bool,
+}
 
 impl Offsets {
     fn book(&self) -> std::sync::MutexGuard<'_, Book> {
@@ -39,14 +49,13 @@ impl Offsets {
 
     pub(crate) fn received(&self, topic: Arc<str>, partition: i32, offset: i64) -> Place {
         let mut book = self.book();
-        let epoch = book.epoch;
+        book.received += 1;
+        let (epoch, number) = (book.epoch, book.received);
         let open = book.partitions.entry((Arc::clone(&topic), partition)).or_default();
-        // The broker has sent us back: what was open before is heard again.
-        if open.back().is_some_and(|(last, _)| *last >= offset) {
-            open.clear();
-        }
-        open.push_back((offset, false));
-        Place { topic, partition, offset, epoch }
+        // The broker has sent us back: what was open from there on is heard again.
+        while open.pop_back_if(|record| record.offset >= offset).is_some() {}
+        open.push_back(Record { offset, number, finished: false });
+        Place { topic, partition, offset, epoch, number }
     }
 
     /// Marks records as finished and stores, for each partition that it moves, the offset up to
@@ -64,17 +73,16 @@ impl Offsets {
             }
             let partition = (Arc::clone(&place.topic), place.partition);
             let Some(open) = book.partitions.get_mut(&partition) else { continue };
-            if let Ok(at) = open.binary_search_by_key(&place.offset, |(offset, _)| *offset) {
-                open[at].1 = true;
+            if let Ok(at) = open.binary_search_by_key(&place.number, |record| record.number) {
+                open[at].finished = true;
                 touched.insert(partition);
             }
         }
         for partition in touched {
             let Some(open) = book.partitions.get_mut(&partition) else { continue };
             let mut low = None;
-            while let Some((offset, true)) = open.front() {
-                low = Some(*offset);
-                open.pop_front();
+            while let Some(record) = open.pop_front_if(|record| record.finished) {
+                low = Some(record.offset);
             }
             if let Some(low) = low {
                 store(&partition.0, partition.1, low);
@@ -140,5 +148,24 @@ mod tests {
         let _lost = offsets.received("t".into(), 0, 8);
         let again = offsets.received("t".into(), 0, 3);
         assert_eq!(finish(&offsets, &[&again]), [(0, 3)]);
+    }
+
+    #[test]
+    fn what_is_still_open_below_the_place_to_which_a_broker_goes_back_holds_the_offset() {
+        let offsets = Offsets::default();
+        let open = offsets.received("t".into(), 0, 5);
+        let lost = offsets.received("t".into(), 0, 9);
+        let again = offsets.received("t".into(), 0, 7);
+        assert_eq!(finish(&offsets, &[&lost, &again]), []);
+        assert_eq!(finish(&offsets, &[&open]), [(0, 7)]);
+    }
+
+    #[test]
+    fn a_record_of_a_lost_log_does_not_finish_another_with_its_offset() {
+        let offsets = Offsets::default();
+        let lost = offsets.received("t".into(), 0, 5);
+        let other = offsets.received("t".into(), 0, 5);
+        assert_eq!(finish(&offsets, &[&lost]), []);
+        assert_eq!(finish(&offsets, &[&other]), [(0, 5)]);
     }
 }

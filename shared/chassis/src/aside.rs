@@ -9,7 +9,7 @@ use telemetry::names;
 use uuid::Uuid;
 
 use crate::fate::{self, BackOff};
-use crate::job::{Job, Source, Unreadable, letter};
+use crate::job::{Job, Source, Unreadable, letter, letter_of_the_clock};
 use crate::outside;
 use crate::service::Service;
 use crate::shell::Shell;
@@ -39,13 +39,15 @@ pub(crate) async fn poisonous<S: Service>(shell: &Arc<Shell<S>>, job: Job<S>, wh
             write(shell, vec![dead], Some((event.id, event.body_hash))).await;
             event.consumer.finished([&event.received.place]);
         }
-        Source::Answer { step } => {
+        Source::Answer { step, .. } => {
             outside::stick(shell, (job.subject, &step), false, code, true).await;
         }
         Source::Command(command) => {
             drop(command.reply.send(Err(api::Code::Internal.into())));
         }
-        Source::Clock => {}
+        Source::Clock => {
+            write(shell, vec![letter_of_the_clock(S::NAME, code, job.subject)], None).await;
+        }
     }
 }
 

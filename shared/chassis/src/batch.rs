@@ -9,14 +9,15 @@ use api::{Answer, Code, Problem};
 use chrono::{DateTime, Utc};
 use saga::{Decision, Envelope, Event as _, Participant, RECORD_BYTES_MAX};
 use sqlx::PgConnection;
-use store::{Claimed, Commit, Error, ID_COLLISION, Key, KeyRecord, Said, Wanted};
+use store::{Claimed, Commit, Error, ID_COLLISION, Said, Wanted};
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::{ContextV7, Timestamp, Uuid};
 
 use crate::crash::crash_point;
 use crate::desk::Desk as _;
 use crate::http::Asked;
-use crate::job::{Job, Source, letter};
+use crate::job::{Job, Source, letter, letter_of_the_clock};
+use crate::keys::Keys;
 use crate::seeded::{self, Bug};
 use crate::service::Service;
 use crate::shell::Shell;
@@ -57,11 +58,12 @@ pub(crate) async fn run<S: Service>(
         S::load(tx, &inputs).await?
     };
     let mut keys = Keys::read(tx, jobs).await?;
+    let standing = standing(tx, jobs).await?;
     let mut batch = Batch::new(acked);
     let mut seen = HashMap::new();
     let clock = Clock { now: claimed.now, ids: ContextV7::new() };
     for (index, job) in jobs.iter().enumerate() {
-        if batch.is_settled_already(index, job, &claimed, &mut seen, &keys) {
+        if batch.is_settled_already(index, job, &claimed, &mut seen, &keys, &standing) {
             continue;
         }
         let forgotten = seeded::has(Bug::NoInboxNoIdempotence) && is_repeat(job, &claimed);
@@ -154,8 +156,8 @@ impl<S: Service> Batch<S> {
         }
     }
 
-    /// Whether there is nothing to decide: a repeat, an id that nobody may handle, a request
-    /// answered before.
+    /// Whether there is nothing to decide: a repeat, an id that is refused, a request answered
+    /// before, a refusal whose attempt was not the last.
     fn is_settled_already(
         &mut self,
         index: usize,
@@ -163,6 +165,7 @@ impl<S: Service> Batch<S> {
         claimed: &Claimed,
         seen: &mut HashMap<Uuid, i64>,
         keys: &Keys,
+        standing: &HashSet<(Uuid, String)>,
     ) -> bool {
         match &job.source {
             Source::Event(event) => {
@@ -185,7 +188,10 @@ impl<S: Service> Batch<S> {
                 }
                 None => false,
             },
-            Source::Answer { .. } | Source::Clock => false,
+            Source::Answer { step, only: Some(_) } => {
+                !standing.contains(&(job.subject, step.clone()))
+            }
+            Source::Answer { only: None, .. } | Source::Clock => false,
         }
     }
 
@@ -238,7 +244,7 @@ impl<S: Service> Batch<S> {
     }
 
     fn settle(&mut self, job: &Job<S>) {
-        if let Source::Answer { step } = &job.source {
+        if let Source::Answer { step, .. } = &job.source {
             self.commit.settled.push((job.subject, step.clone()));
         }
     }
@@ -272,9 +278,24 @@ impl<S: Service> Batch<S> {
             Source::Command(_) => {
                 self.replies.push((index, Err(Code::Internal.into())));
             }
-            Source::Clock => {}
+            Source::Clock => {
+                self.commit.dead.push(letter_of_the_clock(S::NAME, code(why), job.subject));
+            }
         }
     }
+}
+
+/// The calls whose refusal in this batch still answers their only attempt.
+async fn standing<S: Service>(
+    tx: &mut PgConnection,
+    jobs: &[Job<S>],
+) -> Result<HashSet<(Uuid, String)>, Error> {
+    let refused = jobs.iter().filter_map(|job| match &job.source {
+        Source::Answer { step, only } => Some((job.subject, step.as_str(), (*only)?)),
+        _ => None,
+    });
+    let refused: Vec<_> = refused.collect();
+    if refused.is_empty() { Ok(HashSet::new()) } else { store::untouched(tx, &refused).await }
 }
 
 /// How long after its timeout an attempt that nobody reported is due again.
@@ -283,49 +304,4 @@ pub(crate) const GRACE_MS: u64 = 2_000;
 /// Codes are upper case; whatever else a decision says of an input is for the log.
 fn code(why: &'static str) -> &'static str {
     if why.bytes().all(|b| b.is_ascii_uppercase() || b == b'_') { why } else { "UNEXPECTED" }
-}
-
-/// The keyed requests of a batch: those answered before it, and those that it answers.
-struct Keys {
-    known: HashMap<Key, KeyRecord>,
-    fresh: Vec<KeyRecord>,
-}
-
-impl Keys {
-    async fn read<S: Service>(tx: &mut PgConnection, jobs: &[Job<S>]) -> Result<Self, Error> {
-        let asked: Vec<&Key> = jobs
-            .iter()
-            .filter_map(|job| match &job.source {
-                Source::Command(command) => command.keyed.as_ref().map(|keyed| &keyed.key),
-                _ => None,
-            })
-            .collect();
-        let known = if asked.is_empty() { Vec::new() } else { store::keys(tx, &asked).await? };
-        let known = known.into_iter().map(|record| (record.key.clone(), record)).collect();
-        Ok(Self { known, fresh: Vec::new() })
-    }
-
-    /// The first run's answer, or a refusal when this is another request.
-    fn earlier(&self, keyed: Option<&crate::job::Keyed>) -> Option<Result<Answer, Problem>> {
-        let keyed = keyed?;
-        let record = self.known.get(&keyed.key)?;
-        if record.fingerprint != keyed.fingerprint {
-            return Some(Err(Code::IdempotencyKeyReused.into()));
-        }
-        let stored = Answer::from_stored(record.status, &record.headers, record.body.clone());
-        Some(stored.map(Answer::replayed).map_err(|_| Code::Internal.into()))
-    }
-
-    fn remember(&mut self, keyed: &crate::job::Keyed, answer: &Answer) {
-        let Ok(headers) = answer.headers_to_bytes() else { return };
-        let record = KeyRecord {
-            key: keyed.key.clone(),
-            fingerprint: keyed.fingerprint.clone(),
-            status: answer.status,
-            headers,
-            body: answer.body.clone(),
-        };
-        self.known.insert(keyed.key.clone(), record.clone());
-        self.fresh.push(record);
-    }
 }

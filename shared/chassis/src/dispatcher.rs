@@ -26,6 +26,8 @@ const PASS_EVERY: Duration = Duration::from_millis(500);
 /// Between passes that got nothing out.
 const PASS_EVERY_MAX: Duration = Duration::from_secs(2);
 const CLOCK_EVERY: Duration = Duration::from_secs(1);
+/// The server has its own bound on a statement: past that nobody is there to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(12);
 /// A living process has its reports before that: a record's time in the client's queue is 30 s.
 const AGE_OF_THE_LIVING: Duration = Duration::from_secs(35);
 /// How long the end of the process waits for the reports of the last pass.
@@ -51,7 +53,8 @@ pub(crate) async fn run<S: Service>(shell: Arc<Shell<S>>) -> anyhow::Result<()> 
                 tracing::warn!(%error, "the dispatcher waits");
                 acked = dispatcher.acked;
             }
-            Ok(None) => {}
+            // Whoever has the lock sends them again, and may have to: the broker can forget.
+            Ok(None) => acked.clear(),
             Err(error) => tracing::warn!(%error, "the dispatcher waits"),
         }
         tokio::select! {
@@ -232,9 +235,11 @@ impl<S: Service> Dispatcher<S> {
         if self.shell.closing.is_cancelled() {
             return;
         }
-        match S::due(self.outbox.connection(), self.mark).await {
-            Ok(due) => self.post(due),
-            Err(error) => tracing::warn!(%error, "the clock is asked later"),
+        let due = S::due(self.outbox.connection(), self.mark);
+        match tokio::time::timeout(ANSWER_WITHIN, due).await {
+            Ok(Ok(due)) => self.post(due),
+            Ok(Err(error)) => tracing::warn!(%error, "the clock is asked later"),
+            Err(_) => tracing::warn!("nobody says what the clock brings"),
         }
     }
 

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use api::{Answer, Code, Problem};
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use bus::Consumer;
 use metrics::gauge;
@@ -26,6 +28,8 @@ use crate::shell::Shell;
 
 /// A client waits no longer for a lane that waits for its database.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Longer than the above, and than the server lets a statement take.
+const REQUEST_WITHIN: Duration = Duration::from_secs(12);
 /// Whoever asks whether this process is ready has no more patience.
 const PROBE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -147,6 +151,7 @@ impl<S: Service> App<S> {
 /// The service's routes and those that every service has.
 pub(crate) fn router<S: Service>(app: App<S>, own: Router<App<S>>) -> Router {
     let all = own
+        .layer(axum::middleware::from_fn(bounded))
         .layer(axum::middleware::from_fn(telemetry::http::trace))
         .route("/livez", get(async || StatusCode::NO_CONTENT))
         .route("/readyz", get(ready::<S>))
@@ -156,6 +161,12 @@ pub(crate) fn router<S: Service>(app: App<S>, own: Router<App<S>>) -> Router {
     #[cfg(feature = "chaos")]
     let all = all.route("/chaos/crash/{point}/{nth}", axum::routing::put(crash));
     all.with_state(app)
+}
+
+/// A handler that reads from a database which says nothing gives its connection back.
+async fn bounded(request: Request, next: Next) -> Response {
+    let answer = tokio::time::timeout(REQUEST_WITHIN, next.run(request)).await;
+    answer.unwrap_or_else(|_| Problem::new(Code::Unavailable).into_response())
 }
 
 async fn ready<S: Service>(State(app): State<App<S>>) -> (StatusCode, String) {

@@ -41,6 +41,8 @@ pub(crate) enum Source<S: Service> {
     /// The definite answer of an outside call.
     Answer {
         step: String,
+        /// It counts only if this attempt is still the call's only one.
+        only: Option<u32>,
     },
     Clock,
 }
@@ -81,13 +83,12 @@ pub(crate) fn letter(
     received: &Received,
 ) -> DeadLetter {
     let Received { place, headers, body, .. } = received;
-    let mut kept: Vec<_> =
-        (headers.iter()).map(|(name, value)| (&**name, String::from_utf8_lossy(value))).collect();
+    let mut kept: Vec<_> = headers.iter().map(|(name, value)| (&**name, text(value))).collect();
     let mut body = &**body;
     if received.is_too_large() {
         let mut room = EXCERPT_BYTES_MAX;
         kept.retain(|(name, value)| {
-            let size = name.len() + value.len();
+            let size = name.len() + value.to_string().len();
             let fits = size <= room;
             room -= if fits { size } else { 0 };
             fits
@@ -108,6 +109,25 @@ pub(crate) fn letter(
         code: code.to_owned(),
         headers: serde_json::to_vec(&kept).unwrap_or_default(),
         body: body.to_vec(),
+        attempts: 1,
+    }
+}
+
+/// A header's value: text, or its bytes if it is none.
+fn text(value: &[u8]) -> serde_json::Value {
+    std::str::from_utf8(value).map_or_else(|_| value.into(), Into::into)
+}
+
+/// What the clock brought. There was no record: the subject says what to look at.
+pub(crate) fn letter_of_the_clock(consumer: &str, code: &str, subject: Uuid) -> DeadLetter {
+    DeadLetter {
+        origin: "consumer",
+        consumer: Some(consumer.to_owned()),
+        record: None,
+        subject: Some(subject),
+        code: code.to_owned(),
+        headers: b"[]".to_vec(),
+        body: Vec::new(),
         attempts: 1,
     }
 }

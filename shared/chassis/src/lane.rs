@@ -136,7 +136,7 @@ impl<S: Service> Lane<S> {
             aside::note(&self.shell, dead);
         }
         for (index, code) in stuck {
-            if let Source::Answer { step } = &jobs[index].source {
+            if let Source::Answer { step, .. } = &jobs[index].source {
                 outside::stick(&self.shell, (jobs[index].subject, step), false, code, true).await;
             }
         }

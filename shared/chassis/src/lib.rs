@@ -13,6 +13,7 @@ mod http;
 mod intake;
 mod job;
 mod kept;
+mod keys;
 mod lane;
 mod outgoing;
 mod outside;

@@ -26,9 +26,6 @@ use crate::shell::Shell;
 const CALLS_MAX: usize = 64;
 const DUE_EVERY: Duration = Duration::from_millis(250);
 
-/// While a refusal that was definite is on its way into the lane, nobody asks again for so long.
-const HOLD: Duration = Duration::from_mins(1);
-
 /// The way out to one destination, and the slots it has.
 pub(crate) struct Exit {
     pub destination: Destination,
@@ -138,9 +135,10 @@ async fn attempt<S: Service>(
     let span = telemetry::spans::call(name, &call.step, attempts, call.subject, trace);
     match ask(&exit.destination, &call, &span).await {
         End::Settled { settled, in_doubt } => {
-            if is_alone(&shell, &call, &settled, in_doubt, boot).await {
-                answer(&shell, &call, &settled, span).await;
-            }
+            // What is done is done, and what was looked up is recorded: only a plain refusal depends
+            // on who else has asked.
+            let only = matches!(settled, Settled::Refused { .. }) && !in_doubt;
+            answer(&shell, &call, &settled, only.then_some(attempts), span).await;
         }
         End::Open(noted) => {
             let code = &noted.error_code;
@@ -149,7 +147,7 @@ async fn attempt<S: Service>(
                 parent: &span, destination = name, step = call.step, attempts, code,
                 "a call has no definite answer"
             );
-            if let Err(error) = store::note_attempt(&shell.db, at, boot, &noted).await {
+            if let Err(error) = store::note_attempt(&shell.db, at, attempts, boot, &noted).await {
                 // Nobody noted it: due again after its timeout, and in doubt.
                 tracing::warn!(%error, subject = %call.subject, "an attempt is not noted");
             }
@@ -223,31 +221,14 @@ async fn ask(destination: &Destination, call: &DueCall, span: &Span) -> End {
     }
 }
 
-/// A refusal that answers the one and only attempt is definite. If somebody has taken the call since
-/// (our lock was lost, the commit was slow), their attempt may have its effect: then theirs counts.
-async fn is_alone<S: Service>(
-    shell: &Shell<S>,
+/// The definite outcome goes where everything about the subject meets.
+async fn answer<S: Service>(
+    shell: &Arc<Shell<S>>,
     call: &DueCall,
     settled: &Settled,
-    in_doubt: bool,
-    boot: i32,
-) -> bool {
-    // What is done is done, and what was looked up is recorded: neither depends on who asked.
-    if matches!(settled, Settled::Done { .. }) || in_doubt {
-        return true;
-    }
-    let at = (call.subject, call.step.as_str());
-    match store::hold(&shell.db, at, call.attempts, boot, HOLD).await {
-        Ok(held) => held,
-        Err(error) => {
-            tracing::warn!(%error, subject = %call.subject, "a refusal is asked for again");
-            false
-        }
-    }
-}
-
-/// The definite outcome goes where everything about the subject meets.
-async fn answer<S: Service>(shell: &Arc<Shell<S>>, call: &DueCall, settled: &Settled, span: Span) {
+    only: Option<u32>,
+    span: Span,
+) {
     let Some(input) = S::answered(&call.step, settled) else {
         return stick(shell, (call.subject, &call.step), false, "UNEXPECTED", true).await;
     };
@@ -255,7 +236,7 @@ async fn answer<S: Service>(shell: &Arc<Shell<S>>, call: &DueCall, settled: &Set
     let job = Job {
         subject: call.subject,
         input,
-        source: Source::Answer { step: call.step.clone() },
+        source: Source::Answer { step: call.step.clone(), only },
         origin,
         span,
     };

@@ -65,7 +65,7 @@ async fn serve<S: Service>(
         write_connections_max: u32::try_from(lanes)? + 1,
         autocommit_connections_max: 6,
     })?;
-    let (boot, holding) = settle::<S>(&config, &db).await?;
+    let (boot, holding) = Box::pin(settle::<S>(&config, &db)).await?;
     let bus_config = bus::Config {
         brokers: config.kafka_brokers.clone(),
         client_id: format!("{}-{}", S::NAME, config.instance),

@@ -21,6 +21,12 @@ alter table dead_letters add constraint dead_letters_closed
     check ((closed_at is null) = (state in ('open', 'replaying')));
 create index on dead_letters (closed_at) where closed_at is not null;
 
+-- A topic that has lost its records gives an offset twice: another record there is another letter,
+-- the same one again is not.
+alter table dead_letters drop constraint dead_letters_consumer_topic_partition_log_offset_key;
+create unique index on dead_letters
+    (consumer, topic, partition, log_offset, md5(coalesce(headers, '')), md5(body));
+
 -- Makes the weekly partitions around now: of `inbox` from so many weeks back, of `events` from the
 -- last one. It runs with its owner's rights, so that the service can call it every day without being
 -- able to alter anything else.

@@ -1,11 +1,13 @@
 //! Owns the rows of outside calls between their attempts. Refuses to judge an outcome.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::batch::{Commit, DeadLetter, Origin, write};
+use crate::batch::{Commit, DeadLetter, Origin, column, write};
 use crate::db::answered;
 use crate::outbox::living;
 use crate::{Db, Error};
@@ -127,6 +129,7 @@ pub struct Attempt {
 pub async fn note_attempt(
     db: &Db,
     call: (Uuid, &str),
+    attempts: u32,
     boot: i32,
     attempt: &Attempt,
 ) -> Result<(), Error> {
@@ -135,40 +138,40 @@ pub async fn note_attempt(
         "update calls
             set boot = null, last_outcome = 0, in_doubt = in_doubt or $4, error_code = $5,
                 next_attempt_at = now() + $6::interval
-          where subject = $1 and step = $2 and boot = $3",
+          where subject = $1 and step = $2 and boot = $3 and attempts = $7",
     )
     .bind(subject)
     .bind(step)
     .bind(boot)
     .bind(attempt.in_doubt)
     .bind(&attempt.error_code)
-    .bind(attempt.wait);
+    .bind(attempt.wait)
+    .bind(attempts.cast_signed());
     answered(note.execute(db.autocommit())).await?;
     Ok(())
 }
 
-/// Whether this attempt is still the call's only one: then nobody makes another for so long, and a
-/// refusal that it got is definite. `false`: somebody has taken the call since.
-///
-/// The call stays ours: should we die before the refusal is committed, it is looked up at once.
-pub async fn hold(
-    db: &Db,
-    call: (Uuid, &str),
-    attempts: u32,
-    boot: i32,
-    lease: Duration,
-) -> Result<bool, Error> {
-    let held = sqlx::query(
-        "update calls set next_attempt_at = now() + $5::interval
-          where subject = $1 and step = $2 and attempts = $3 and boot = $4 and not in_doubt",
+/// Of calls with an attempt each, those whose attempt is still the only one, locked to the end of the
+/// transaction: a refusal that it got is definite. Of the others somebody has made another attempt
+/// since, which may have its effect, or they are settled.
+pub async fn untouched(
+    tx: &mut PgConnection,
+    calls: &[(Uuid, &str, u32)],
+) -> Result<HashSet<(Uuid, String)>, Error> {
+    let untouched: Vec<(Uuid, String)> = sqlx::query_as(
+        "select c.subject, c.step
+           from unnest($1::uuid[], $2::text[], $3::int[]) as t(subject, step, attempts)
+           join calls c using (subject, step)
+          where c.attempts = t.attempts and not c.in_doubt
+          order by c.subject, c.step
+            for update of c",
     )
-    .bind(call.0)
-    .bind(call.1)
-    .bind(attempts.cast_signed())
-    .bind(boot)
-    .bind(lease);
-    let done = answered(held.execute(db.autocommit())).await?;
-    Ok(done.rows_affected() == 1)
+    .bind(column(calls, |(subject, ..)| *subject))
+    .bind(column(calls, |(_, step, _)| *step))
+    .bind(column(calls, |(.., attempts)| attempts.cast_signed()))
+    .fetch_all(tx)
+    .await?;
+    Ok(untouched.into_iter().collect())
 }
 
 /// Sets a call aside: it stays, is never due again, and its dead letter says so, both or neither.

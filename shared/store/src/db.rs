@@ -14,6 +14,9 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longer than the server's own bound on a statement: past that nobody is there to answer, and a
 /// connection whose other end has vanished says nothing for a quarter of an hour.
 const ANSWER_MAX: Duration = Duration::from_secs(12);
+/// For the statements of a transaction together: each may be slow, as on a full disk, and a batch
+/// that is never let through would be run again for ever.
+const BODY_MAX: Duration = Duration::from_secs(30);
 /// A connection that is given back and does not answer is thrown away, or its place would be lost.
 const RELEASE_MAX: Duration = Duration::from_secs(2);
 /// A lock outlives its silent owner by no more: session locks are leases.
@@ -111,7 +114,7 @@ impl Db {
         });
         let mut tx = take.await.map_err(|_| Error::Wait("BEGIN was abandoned".into()))??;
         let silent = |_| Error::Wait("Postgres does not answer".into());
-        let result = timeout(ANSWER_MAX, body(&mut tx)).await.map_err(silent)??;
+        let result = timeout(BODY_MAX, body(&mut tx)).await.map_err(silent)??;
         match answered(tx.commit()).await {
             Ok(()) => Ok(result),
             Err(error) if is_refused(&error) => Err(error.into()),

@@ -59,15 +59,25 @@ impl Stored for Lamp {
         all_saved(saved.rows_affected(), changed.len())
     }
 
-    /// A mistake left in on purpose: it cannot bear to look at one of the lamps. There is no input
-    /// to be set aside, so the process ends.
+    /// Two mistakes left in on purpose. It cannot bear to look at one of the lamps: there is no
+    /// input to be set aside, so the process ends. And it turns up a timer that was never lit.
     async fn due(
         connection: &mut PgConnection,
-        _: Option<DateTime<Utc>>,
+        mark: Option<DateTime<Utc>>,
     ) -> Result<Due<Input>, Error> {
         let medusa = sqlx::query("select from lamps where label = 'medusa'");
-        assert!(medusa.fetch_optional(connection).await?.is_none(), "turned to stone");
-        Ok(Due { mark: None, inputs: Vec::new() })
+        assert!(medusa.fetch_optional(&mut *connection).await?.is_none(), "turned to stone");
+        let timers: Vec<(Uuid, DateTime<Utc>)> = sqlx::query_as(
+            "select lamp_id, now() from lamps where label = 'timer' and $1::timestamptz is null",
+        )
+        .bind(mark)
+        .fetch_all(connection)
+        .await?;
+        let turned = |(lamp_id, _): &(Uuid, _)| (*lamp_id, Input::Turn { level: 30 }, None);
+        Ok(Due {
+            mark: timers.first().map(|(_, now)| *now),
+            inputs: timers.iter().map(turned).collect(),
+        })
     }
 
     fn views() -> Vec<View> {

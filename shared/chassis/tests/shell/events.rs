@@ -126,6 +126,19 @@ async fn one_poisonous_input_in_a_batch_of_500_is_found_by_halving_and_set_aside
 }
 
 #[tokio::test]
+async fn what_the_clock_brings_and_cannot_be_is_set_aside_where_it_is_seen() -> anyhow::Result<()> {
+    let house = House::open(&[]).await?;
+    let timer = Uuid::now_v7();
+    house.tell(&[fitted(timer, "timer")]).await?;
+    let letters = house.wait_for_letters(1).await?;
+    let [letter] = &*letters else { anyhow::bail!("{letters:?}") };
+    assert_eq!((&*letter.origin, &*letter.code), ("consumer", "UNEXPECTED"));
+    assert_eq!(letter.subject, Some(timer));
+    assert_eq!(house.lamp(timer).await?, Some((DARK, None)));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_panic_and_what_cannot_be_are_set_aside_and_their_neighbours_are_not()
 -> anyhow::Result<()> {
     let house = House::open(&[]).await?;

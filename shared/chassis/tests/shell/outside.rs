@@ -1,10 +1,12 @@
 //! Outside calls: asked until the answer is definite, under one key, and never taken for a "no".
 
+use sqlx::Connection as _;
 use testkit::wait;
 use uuid::Uuid;
 
 use crate::house::{AT_MOST, House, distinct, fitted, pressed};
 
+const DARK: i16 = 2;
 const CONNECTING: i16 = 3;
 const LIT: i16 = 4;
 const CUT: i16 = 5;
@@ -25,6 +27,31 @@ async fn a_definite_refusal_is_decided_on() -> anyhow::Result<()> {
     assert_eq!(body, serde_json::json!({"Cut": {"code": "bill_unpaid"}}));
     house.wait_for_status(lamp, CUT).await?;
     assert_eq!(house.count("select count(*) from calls").await?, 0);
+    assert_eq!(house.count("select count(*) from dead_letters").await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_refusal_that_has_waited_until_somebody_else_asked_decides_nothing() -> anyhow::Result<()>
+{
+    let house = House::open(&[("LANES", "1")]).await?;
+    let lamp = light(&house, "reminded").await?;
+    let key = format!("{lamp}-connect");
+    wait::until(AT_MOST, "an attempt", async || house.grid.asked().get(&key).map(drop)).await?;
+    let holder = house.lock(lamp).await?;
+    house.grid.open_gate();
+    house.wait_until_stuck().await?;
+    let taken = "update calls set attempts = 2, in_doubt = true, boot = null,
+                                  next_attempt_at = now() + interval '1 h'";
+    assert_eq!(sqlx::query(taken).execute(&mut house.behind().await?).await?.rows_affected(), 1);
+    holder.close().await?;
+
+    // What comes after it in its lane is done.
+    let next = Uuid::now_v7();
+    house.tell(&[fitted(next, "hall")]).await?;
+    house.wait_for_status(next, DARK).await?;
+    assert_eq!(house.lamp(lamp).await?, Some((CONNECTING, None)));
+    assert_eq!(house.count("select count(*) from calls where attempts = 2").await?, 1);
     assert_eq!(house.count("select count(*) from dead_letters").await?, 0);
     Ok(())
 }

@@ -213,7 +213,7 @@ async fn clients_that_say_nothing_or_half_of_it_do_not_hold_the_end_up() -> anyh
     let begun = Instant::now();
     house.terminate()?;
     assert_eq!(house.ended().await?.code(), Some(0));
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < QUICK_MAX, "{:?}", begun.elapsed());
     Ok(())
 }
 
@@ -234,9 +234,11 @@ async fn a_database_that_stands_still_does_not_hold_the_end_up_and_loses_nothing
     let begun = Instant::now();
     house.terminate()?;
     let ended = house.ended().await;
-    println!("ended after {:?}", begun.elapsed());
+    let took = begun.elapsed();
+    println!("ended after {took:?}");
     signal_family(postgres.pid(), rustix::process::Signal::CONT)?;
     assert_eq!(ended?.code(), Some(0));
+    assert!(took < END_MAX, "{took:?}");
     assert!(house.logged()?.contains("left unfinished"), "nothing was held: the run is void");
 
     are_stored(&house, &load.all().await).await?;
@@ -258,8 +260,9 @@ async fn a_broker_that_is_away_does_not_hold_the_end_up_and_its_events_go_out_la
     let begun = Instant::now();
     house.terminate()?;
     assert_eq!(house.ended().await?.code(), Some(0));
-    println!("ended after {:?}", begun.elapsed());
-    assert!(begun.elapsed() < END_MAX);
+    let took = begun.elapsed();
+    println!("ended after {took:?}");
+    assert!(took < END_MAX, "{took:?}");
     assert_eq!(house.count("select count(*) from outbox").await?, 1);
 
     broker.come_back()?;
@@ -283,7 +286,9 @@ async fn a_thread_that_is_never_given_back_is_cut_off_in_time() -> anyhow::Resul
     let begun = Instant::now();
     house.terminate()?;
     assert_eq!(house.ended().await?.code(), Some(1));
-    println!("cut off after {:?}", begun.elapsed());
+    let took = begun.elapsed();
+    println!("cut off after {took:?}");
+    assert!(took < END_MAX, "{took:?}");
     assert!(house.logged()?.contains("cut off"), "{}", house.logged()?);
     Ok(())
 }
@@ -308,9 +313,9 @@ async fn twenty_ends_one_after_another_are_all_quick_and_leave_nothing() -> anyh
 }
 
 #[tokio::test]
-async fn a_member_that_ends_leaves_its_group_and_its_peer_takes_over_before_a_session_is_over()
+async fn a_member_that_ends_leaves_its_group_and_its_peer_need_not_wait_for_its_session()
 -> anyhow::Result<()> {
-    const SESSION: Duration = Duration::from_secs(6);
+    const TAKEN_OVER_MAX: Duration = Duration::from_secs(8);
     let mut house = House::open(&[("SESSION_TIMEOUT_MS", "6000")]).await?;
     let (mut twin, log) = house.twin()?;
     wait::until(AT_MOST, "each of the two to have its half", async || {
@@ -332,9 +337,9 @@ async fn a_member_that_ends_leaves_its_group_and_its_peer_takes_over_before_a_se
     twin.wait()?;
     taken?;
     println!("taken over after {took:?}");
-    // The in-memory broker waits a second less than a session for peers that it need not wait for;
-    // after a death it waits for the end of the session first.
-    assert!(took < SESSION, "{took:?}");
+    // The in-memory broker waits 5 s, a second less than a session, for peers that it need not wait
+    // for; after a death it waits for the end of the session first: 11 s.
+    assert!(took < TAKEN_OVER_MAX, "{took:?}");
     std::fs::remove_file(log)?;
     Ok(())
 }

@@ -301,18 +301,21 @@ async fn a_call_that_is_wanted_twice_is_there_once_as_it_was_wanted_first() -> a
 }
 
 #[tokio::test]
-async fn one_record_leaves_one_dead_letter_of_its_raw_bytes() -> anyhow::Result<()> {
+async fn one_record_leaves_one_dead_letter_and_another_at_its_offset_another() -> anyhow::Result<()>
+{
     let ground = ground().await?;
-    for offset in [3, 3, 4] {
-        let commit = Commit { dead: vec![letter(offset)], ..Commit::default() };
+    // The topic has lost its records, and the offset comes again.
+    let another = DeadLetter { body: vec![7], ..letter(4) };
+    for letter in [letter(3), letter(3), letter(4), another] {
+        let commit = Commit { dead: vec![letter], ..Commit::default() };
         ground.db.with_tx(async |tx| store::write(tx, 1, &commit).await).await?;
     }
     let bodies: Vec<(i64, Vec<u8>)> =
-        sqlx::query_as("select log_offset, body from dead_letters order by log_offset")
+        sqlx::query_as("select log_offset, body from dead_letters order by log_offset, body")
             .fetch_all(ground.db.autocommit())
             .await?;
-    assert_eq!(bodies, [(3, vec![0, 159, 146]), (4, vec![0, 159, 146])]);
+    assert_eq!(bodies, [(3, vec![0, 159, 146]), (4, vec![0, 159, 146]), (4, vec![7])]);
     let open = store::open_letters(&ground.db).await?;
-    assert_eq!(open, [(SERVICE.to_owned(), "DECODE".to_owned(), 2)]);
+    assert_eq!(open, [(SERVICE.to_owned(), "DECODE".to_owned(), 3)]);
     Ok(())
 }

@@ -158,8 +158,8 @@ async fn the_calls_of_a_dead_process_are_due_at_once_and_in_doubt() -> anyhow::R
 }
 
 #[tokio::test]
-async fn an_attempt_is_noted_by_the_process_that_made_it_and_by_nobody_else() -> anyhow::Result<()>
-{
+async fn an_attempt_is_noted_by_the_process_that_made_it_and_for_no_other_attempt()
+-> anyhow::Result<()> {
     let ground = ground().await?;
     let me = living(&ground).await?.number();
     let subject = Uuid::now_v7();
@@ -167,17 +167,18 @@ async fn an_attempt_is_noted_by_the_process_that_made_it_and_by_nobody_else() ->
     due(&ground, me, 1).await?;
 
     let call = (subject, "connect");
-    store::note_attempt(&ground.db, call, me + 1, &unknown(Duration::ZERO)).await?;
+    store::note_attempt(&ground.db, call, 1, me + 1, &unknown(Duration::ZERO)).await?;
+    store::note_attempt(&ground.db, call, 2, me, &unknown(Duration::ZERO)).await?;
     assert_eq!(row(&ground, subject).await?, (1, false, None, true, false));
 
     let wait = Duration::from_hours(1);
-    store::note_attempt(&ground.db, call, me, &unknown(wait)).await?;
+    store::note_attempt(&ground.db, call, 1, me, &unknown(wait)).await?;
     let noted = (1, true, Some("timeout".to_owned()), false, false);
     assert_eq!(row(&ground, subject).await?, noted);
     assert!(due(&ground, me, 1).await?.is_empty(), "it waits");
 
     let now = Attempt { in_doubt: false, ..unknown(Duration::ZERO) };
-    store::note_attempt(&ground.db, call, me, &now).await?;
+    store::note_attempt(&ground.db, call, 1, me, &now).await?;
     assert_eq!(row(&ground, subject).await?, noted, "it was noted already");
     postpone(&ground, subject, -1).await?;
     let calls = due(&ground, me, 1).await?;
@@ -186,24 +187,30 @@ async fn an_attempt_is_noted_by_the_process_that_made_it_and_by_nobody_else() ->
 }
 
 #[tokio::test]
-async fn a_refusal_is_held_only_while_its_attempt_is_the_calls_only_one() -> anyhow::Result<()> {
+async fn a_refusal_stands_only_while_its_attempt_is_the_calls_only_one() -> anyhow::Result<()> {
     let ground = ground().await?;
     let me = living(&ground).await?.number();
     let subject = Uuid::now_v7();
-    let call = (subject, "connect");
-    let lease = Duration::from_hours(1);
+    let stands = async |attempts: u32| {
+        let calls = [(subject, "connect", attempts)];
+        let found = ground.db.with_tx(async |tx| store::untouched(tx, &calls).await).await?;
+        anyhow::Ok(found.contains(&(subject, "connect".to_owned())))
+    };
+    assert!(!stands(1).await?, "there is no such call");
     want(&ground, me, vec![wanted(subject, "connect")]).await?;
     due(&ground, me, 1).await?;
-
-    assert!(!store::hold(&ground.db, call, 1, me + 1, lease).await?, "another process's");
-    postpone(&ground, subject, -1).await?;
-    assert!(store::hold(&ground.db, call, 1, me, lease).await?);
-    assert!(due(&ground, me, 1).await?.is_empty(), "nobody asks while it is held");
+    assert!(stands(1).await?);
 
     postpone(&ground, subject, -1).await?;
+    let acting = ground.db.with_tx(async |tx| {
+        store::untouched(tx, &[(subject, "connect", 1)]).await?;
+        store::due_calls(&ground.db, "grid", me, 1, ATTEMPT).await
+    });
+    assert!(acting.await?.is_empty(), "nobody asks while it is acted on");
+
     due(&ground, me, 1).await?;
-    assert!(!store::hold(&ground.db, call, 1, me, lease).await?, "somebody asks again by now");
-    assert!(!store::hold(&ground.db, call, 2, me, lease).await?, "the second is in doubt");
+    assert!(!stands(1).await?, "somebody asks again by now");
+    assert!(!stands(2).await?, "the second is in doubt");
     Ok(())
 }
 

@@ -73,6 +73,36 @@ async fn the_weeks_around_now_have_partitions_and_asking_again_changes_nothing()
 }
 
 #[tokio::test]
+async fn vacuum_is_told_of_every_table_whose_rows_do_not_stay() -> anyhow::Result<()> {
+    let ground = ground().await?;
+    let told: Vec<(String, String)> = sqlx::query_as(
+        "select regexp_replace(relname, '_2.*', ' of a week'),
+                string_agg(distinct coalesce(array_to_string(reloptions, ' '), 'nothing'), '; ')
+           from pg_class
+          where relnamespace = 'lamp'::regnamespace
+            and (reloptions is not null or relname ~ '^(inbox|events)_2')
+            and relkind = 'r'
+          group by 1
+          order by 1",
+    )
+    .fetch_all(&mut ground.behind().await?)
+    .await?;
+    let often = "autovacuum_vacuum_scale_factor=0 autovacuum_vacuum_threshold=5000 \
+                 autovacuum_vacuum_cost_delay=0";
+    let freezing = "autovacuum_vacuum_insert_scale_factor=0 \
+                    autovacuum_vacuum_insert_threshold=500000";
+    let expected = [
+        ("calls", often),
+        ("events of a week", freezing),
+        ("idempotency_keys", "autovacuum_vacuum_scale_factor=0 autovacuum_vacuum_threshold=20000"),
+        ("inbox of a week", freezing),
+        ("outbox", often),
+    ];
+    assert_eq!(told, expected.map(|(table, options)| (table.to_owned(), options.to_owned())));
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_lies_in_no_week_is_caught_by_the_default_partition() -> anyhow::Result<()> {
     let ground = ground().await?;
     take_away(&ground, "inbox\\_2%").await?;
