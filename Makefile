@@ -55,14 +55,14 @@ chaos: setup ## everything breaks while orders run, then it is checked (SECONDS=
 	$(CHAOS) $(if $(SCHEDULE),--schedule $(SCHEDULE),--seconds $(or $(SECONDS),180) --seed $(or $(SEED),1)) $(if $(BUG),--bug $(BUG))
 
 .PHONY: bugs
-bugs: setup ## each seeded bug must turn a chaos run red (SECONDS=60 SEED=1)
+bugs: setup ## each seeded bug must be found by a chaos run (SECONDS=90 SEED=1)
 	$(CARGO) build --locked --workspace --bins --features chaos
 	for bug in $(BUGS); do
 	    code=0
-	    $(CHAOS) --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1) --bug $$bug || code=$$?
+	    $(CHAOS) --seconds $(or $(SECONDS),90) --seed $(or $(SEED),1) --bug $$bug || code=$$?
 	    [ $$code = 1 ] || { echo "bugs: $$bug was not found (exit $$code)"; exit 1; }
 	done
-	echo "bugs: each of these turned its run red: $(BUGS)"
+	echo "bugs: each of these was found by a statement that is meant for it: $(BUGS)"
 
 .PHONY: figures
 figures: setup ## what a stack costs here and how quick it is, held against its bounds (release)

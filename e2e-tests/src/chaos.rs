@@ -5,41 +5,43 @@
 //! all is whole again and nothing moves any more. The whole stack is looked at again and again, in
 //! the storm with the statements that always hold, and after it with all of them.
 
+pub mod bugs;
 pub mod customer;
+pub mod deaths;
 pub mod fault;
 pub mod forger;
 pub mod load;
+mod looks;
 pub mod nemesis;
 pub mod quiet;
 pub mod report;
 pub mod schedule;
+pub mod struck;
 pub mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
 use std::time::Duration;
 
 use anyhow::Context;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::oneshot;
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 
 use crate::check::corruptions::{self, CORRUPTIONS};
 use crate::check::{self, Known, Violation, World, rules};
 use crate::stack::Stack;
+use deaths::NOBODY_ENDS;
 use forger::Forger;
-use load::{Load, Told};
-use nemesis::{Nemesis, Struck};
+use load::{Load, PROMISED, Told};
+use looks::Looks;
+use nemesis::Nemesis;
+use quiet::{QUIET_MAX, Rest};
 use report::{Report, Sagas};
 use schedule::{Planned, Schedule};
+use struck::Struck;
 use watch::Watch;
 
-/// From the end of one look in the storm to the next, at least.
-const LOOK_PAUSE: Duration = Duration::from_secs(3);
-/// A look may take a fifth of the time.
-const LOOK_SHARE: u32 = 4;
 /// Who was served within this before the end of a storm was served in it.
 const SERVED_MAX: Duration = Duration::from_secs(15);
 /// So many contradictions of a statement are told in words; the others are counted.
@@ -48,7 +50,7 @@ const PLENTY_UNITS: u32 = 1_000_000;
 
 const QUIET_IN_TIME: &str = "nothing moves any more within a minute of the heal";
 const ONE_KEY: &str = "requests with one key are answered with one order";
-const OWN_STATEMENTS: [&str; 2] = [QUIET_IN_TIME, ONE_KEY];
+const OWN_STATEMENTS: [&str; 4] = [QUIET_IN_TIME, ONE_KEY, PROMISED, NOBODY_ENDS];
 
 /// How to run.
 #[derive(Debug, Clone)]
@@ -80,6 +82,7 @@ pub async fn run(
         heal_to_quiet: Vec::new(),
         looks: 0,
         load_ran_on: true,
+        came_to_a_stand: true,
     };
     stack.client.set_stock(customer::PLENTY, PLENTY_UNITS).await?;
     stack.client.set_stock(customer::SCARCE, customer::SCARCE_UNITS).await?;
@@ -109,6 +112,7 @@ struct Run<'a> {
     heal_to_quiet: Vec<Duration>,
     looks: usize,
     load_ran_on: bool,
+    came_to_a_stand: bool,
 }
 
 impl Run<'_> {
@@ -130,7 +134,7 @@ impl Run<'_> {
         let mut looks = Looks::default();
         let (struck, (whole, healed, served), ()) = tokio::select! {
             ended = storm => ended,
-            never = looks.go_on(stack) => match never {},
+            error = looks.go_on(stack) => return Err(error),
             never = self.watch.run(stack) => match never {},
         };
         for fault in struck.iter().filter(|struck| struck.evidence.is_err()) {
@@ -147,23 +151,26 @@ impl Run<'_> {
     /// Whether all came to rest.
     async fn rest(&mut self, healed: Instant) -> bool {
         let due = self.nemesis.forger().forged().injected.dead_letters.len();
-        let quiet = quiet::reached(&self.stack.tables, healed, due).await;
+        let rest = quiet::reached(self.stack, healed, due).await;
         self.watch.look(self.stack).await;
-        let is_quiet = quiet.is_ok();
-        match quiet {
-            Ok(took) => {
+        let (is_quiet, too_late) = match rest {
+            Rest::Quiet(took) => {
                 println!("  quiet {:.1} s after the heal", took.as_secs_f64());
                 self.heal_to_quiet.push(took);
+                (true, (took > QUIET_MAX).then(|| format!("it took {took:?}")))
             }
-            Err(error) => {
-                let detail = format!("{error:#}");
-                self.enter(vec![Violation { statement: QUIET_IN_TIME, subject: None, detail }]);
+            Rest::Stuck(why) => (false, Some(why)),
+            Rest::Moving(why) => {
+                self.came_to_a_stand = false;
+                (false, Some(why))
             }
-        }
+        };
+        let late = too_late.map(|detail| of_the_run(QUIET_IN_TIME, detail));
+        self.enter(late);
         is_quiet
     }
 
-    fn enter(&mut self, violations: Vec<Violation>) {
+    fn enter(&mut self, violations: impl IntoIterator<Item = Violation>) {
         for violation in violations {
             let of_statement = self.found.entry(violation.statement).or_default();
             if of_statement.is_empty() {
@@ -177,12 +184,11 @@ impl Run<'_> {
 
     async fn report(mut self, schedule: &Schedule) -> anyhow::Result<Report> {
         let customers = self.load.told();
-        let twins = customers.twins.iter().map(|(key, orders)| Violation {
-            statement: ONE_KEY,
-            subject: None,
-            detail: format!("{key}: {orders:?}"),
-        });
-        self.enter(twins.collect());
+        let twins = customers.twins.iter();
+        self.enter(twins.map(|(key, orders)| of_the_run(ONE_KEY, format!("{key}: {orders:?}"))));
+        self.enter(customers.strange.iter().map(|it| of_the_run(PROMISED, it.clone())));
+        let deaths = deaths::unplanned(&self.stack.said(), &self.nemesis.kills());
+        self.enter(deaths);
         let known = self.known(&customers);
         let world = World::read_in_full(self.stack).await.context("reading the whole stack")?;
         self.looks += 1;
@@ -221,6 +227,7 @@ impl Run<'_> {
             corruptions_found: missed.map(|missed| CORRUPTIONS.len() - missed.len()),
             looks: self.looks,
             load_ran_on: self.load_ran_on,
+            came_to_a_stand: self.came_to_a_stand,
             faults: self.struck,
         })
     }
@@ -255,27 +262,8 @@ impl Run<'_> {
     }
 }
 
-/// Looks at a stack in the middle of its troubles.
-#[derive(Default)]
-struct Looks {
-    count: usize,
-    found: Vec<Violation>,
-}
-
-impl Looks {
-    /// For ever. A look that an outage cuts short is none.
-    async fn go_on(&mut self, stack: &Stack) -> Infallible {
-        loop {
-            let begun = Instant::now();
-            if let Ok(world) = World::read(stack).await
-                && let Ok(found) = spawn_blocking(move || check::always(&world)).await
-            {
-                self.count += 1;
-                self.found.extend(found);
-            }
-            sleep_until(Instant::now() + LOOK_PAUSE.max(begun.elapsed() * LOOK_SHARE)).await;
-        }
-    }
+fn of_the_run(statement: &'static str, detail: String) -> Violation {
+    Violation { statement, subject: None, detail }
 }
 
 fn sagas(world: &World) -> Sagas {

@@ -11,7 +11,8 @@ use uuid::Uuid;
 use crate::wire::{Entry, Fault, NewOrder, Placed, ProviderCounts, Shown, Timeline};
 use crate::{SERVICES, instance_of};
 
-const REQUEST_MAX: Duration = Duration::from_secs(10);
+/// Longer than a service takes to say that it has no time.
+const REQUEST_MAX: Duration = Duration::from_secs(15);
 const ORDER_MAX: Duration = Duration::from_secs(40);
 const TOLD_MAX: Duration = Duration::from_secs(20);
 const PROVIDERS_PORT: u16 = 5;

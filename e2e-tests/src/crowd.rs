@@ -21,8 +21,9 @@ const STOCK: u32 = 1_000_000;
 /// Each of them wants something all the time.
 const CUSTOMERS: usize = 6;
 const ORDER_EVERY: Duration = Duration::from_millis(200);
-/// So long does one wait for an answer, and so long until it has one.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// So long does one wait for an answer: a service gives one within 10 s, whatever holds it.
+const PATIENCE: Duration = Duration::from_secs(12);
+/// So long until an order is taken.
 const TAKEN_MAX: Duration = Duration::from_mins(1);
 const QUIET_MAX: Duration = Duration::from_mins(1);
 

@@ -220,7 +220,9 @@ impl Road {
     /// whether the connection does.
     async fn pass(&self, way: Way, bytes: u64) -> (u64, ControlFlow<()>) {
         let mut weather = self.weather.subscribe();
-        let mut held = false;
+        // An end has no bytes: it waits like a piece, and counts as none.
+        let is_end = bytes == 0;
+        let mut held = is_end;
         loop {
             let now = *weather.borrow_and_update();
             if !held && matches!(now, Weather::Delay(_) | Weather::BlackHole) {
@@ -229,6 +231,9 @@ impl Road {
             }
             match (now, way) {
                 (Weather::Pass | Weather::Reset, _) | (Weather::DropReplies, Way::Up) => {
+                    return (bytes, ControlFlow::Continue(()));
+                }
+                (Weather::CutAfter(_) | Weather::DropReplies, _) if is_end => {
                     return (bytes, ControlFlow::Continue(()));
                 }
                 (Weather::Delay(delay), _) => {

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use e2e_tests::crowd::Crowd;
+use e2e_tests::forged::{self, HEARERS, TOPIC, VIEW, letter, set};
 use e2e_tests::stack::{Options, Stack, with_stack};
-use e2e_tests::whole::{self, DeadLetter, INJECTED, Injected};
+use e2e_tests::whole::{self, INJECTED, Injected};
 use e2e_tests::wire::NewOrder;
 use e2e_tests::{SERVICES, metrics, saga};
 use futures::future::try_join_all;
@@ -18,14 +19,9 @@ use testkit::wait;
 use uuid::{NoContext, Timestamp, Uuid};
 
 const SKU: &str = "TEA-1";
-const TOPIC: &str = "order.events.v1";
-const TYPE: &str = "switchback.order.OrderPlaced.v1";
-/// They hear the orders' topic.
-const HEARERS: [&str; 3] = ["inventory", "payment", "shipping"];
-const VIEW: &str = "order-view";
 /// Enough for every partition to have one on both sides of the bad records.
 const ORDERS: usize = 16;
-const BATCH: usize = 500;
+const BATCH: u16 = 500;
 const IN_A_ROW: usize = 10_000;
 const HANDLED_MAX: Duration = Duration::from_secs(20);
 const SLOWLY_READ_MAX: Duration = Duration::from_secs(90);
@@ -82,81 +78,17 @@ async fn set_aside(stack: &Stack, count: usize, at_most: Duration) -> anyhow::Re
     all.await.with_context(|| format!("{found} of {count}"))
 }
 
-/// The record of an order that was placed.
-async fn good(stack: &Stack) -> anyhow::Result<Record> {
-    let log = records::read(&stack.bootstrap(), TOPIC).await?;
-    let good = log
-        .into_iter()
-        .find(|record| record.header("ce_type") == Some(TYPE) && record.header(INJECTED).is_none());
-    good.context("nobody has placed an order")
-}
-
-/// A way to be bad, and the dead letter that comes of it.
-type Bad = (fn(&mut Record), Option<Code>);
-
-enum Code {
-    /// At each that hears the topic, the read model too: the envelope is wrong.
-    Envelope(&'static str),
-    /// At those that want to know what is in it.
-    Body(&'static str),
-}
-
-const BAD: [Bad; 20] = [
-    (|record| record.body = Some(b"{\"lines\": [".to_vec()), Some(Code::Body("DECODE"))),
-    (|record| record.body = Some(vec![0xff, 0, 0x1f, 0x8b, 7]), Some(Code::Body("DECODE"))),
-    (|record| record.body = Some(Vec::new()), Some(Code::Body("DECODE"))),
-    (|record| record.body = None, Some(Code::Body("DECODE"))),
-    (|record| replace(record, "Ada", "A\\u0000a"), Some(Code::Body("DECODE"))),
-    (|record| replace(record, "\"EUR\"", "\"euro\""), Some(Code::Body("DECODE"))),
-    (
-        |record| record.headers.push(("note".to_owned(), Some(vec![b'x'; 300 * 1024]))),
-        Some(Code::Envelope("TOO_LARGE")),
-    ),
-    (|record| record.body = Some(vec![b' '; 300 * 1024]), Some(Code::Envelope("TOO_LARGE"))),
-    (|record| remove(record, "ce_id"), Some(Code::Envelope("ENVELOPE"))),
-    (|record| remove(record, "ce_time"), Some(Code::Envelope("ENVELOPE"))),
-    (|record| remove(record, "ce_subject"), Some(Code::Envelope("ENVELOPE"))),
-    (|record| set(record, "ce_id", &[0xff, 0xfe]), Some(Code::Envelope("ENVELOPE"))),
-    (|record| set(record, "ce_id", b"order 7"), Some(Code::Envelope("ENVELOPE"))),
-    (|record| twice(record, "ce_id"), Some(Code::Envelope("ENVELOPE"))),
-    (|record| twice(record, "ce_type"), Some(Code::Envelope("ENVELOPE"))),
-    (|record| record.key = Some(b"elsewhere".to_vec()), Some(Code::Envelope("KEY_MISMATCH"))),
-    (|record| record.key = None, Some(Code::Envelope("KEY_MISMATCH"))),
-    (
-        |record| set(record, "ce_type", b"switchback.payment.PaymentCaptured.v1"),
-        Some(Code::Envelope("FOREIGN_TYPE")),
-    ),
-    (
-        |record| set(record, "ce_type", b"switchback.order.OrderPlaced.v9"),
-        Some(Code::Body("UNSUPPORTED_VERSION")),
-    ),
-    (|record| set(record, "ce_type", b"switchback.order.OrderPraised.v1"), None),
-];
-
 /// Puts bad copies of a good record into every partition.
 async fn inject_bad(stack: &Stack) -> anyhow::Result<Injected> {
-    let good = good(stack).await?;
-    let (mut records, mut injected) = (Vec::new(), Injected::default());
+    let good = forged::good(&stack.bootstrap()).await?;
+    let mut all = Injected::default();
     for partition in 0..PARTITIONS {
-        for (change, code) in BAD {
-            let mut record = Record { partition: Some(partition), ..good.clone() };
-            let (id, subject) = (Uuid::now_v7(), Uuid::now_v7().to_string());
-            injected.event_ids.insert(id);
-            set(&mut record, "ce_id", id.to_string().as_bytes());
-            set(&mut record, "ce_subject", subject.as_bytes());
-            set(&mut record, INJECTED, b"true");
-            record.key = Some(subject.into_bytes());
-            change(&mut record);
-            records.push(record);
-            let view = matches!(code, Some(Code::Envelope(_))).then_some(VIEW);
-            if let Some(Code::Envelope(code) | Code::Body(code)) = code {
-                let by = HEARERS.into_iter().chain(view);
-                injected.dead_letters.extend(by.map(|by| letter(by, code)));
-            }
-        }
+        let (copies, injected) = forged::bad_copies(&good, partition);
+        records::produce(&stack.bootstrap(), TOPIC, &copies).await?;
+        all.event_ids.extend(injected.event_ids);
+        all.dead_letters.extend(injected.dead_letters);
     }
-    records::produce(&stack.bootstrap(), TOPIC, &records).await?;
-    Ok(injected)
+    Ok(all)
 }
 
 /// Records that can be read, and that cannot be: of trains that never ran, from other times, twice.
@@ -164,11 +96,10 @@ async fn inject_untimely(stack: &Stack) -> anyhow::Result<Injected> {
     let (ghost, bootstrap) = (Uuid::now_v7(), stack.bootstrap());
     let because = json!({"reason": {"code": "customer", "service": "order"}}).to_string();
     let cancel = |subject| said("order", "OrderCancelRequested", subject, because.as_bytes());
-    let body = good(stack).await?.body.context("an event has a body")?;
+    let body = forged::good(&bootstrap).await?.body.context("an event has a body")?;
     let placed = || said("order", "OrderPlaced", ghost, &body);
     let first = placed();
-    let mut collides = first.clone();
-    replace(&mut collides, "\"quantity\":1", "\"quantity\":2");
+    let (collides, collision) = forged::collision(&first);
     let at = |mut record: Record, time: &str| {
         set(&mut record, "ce_time", time.as_bytes());
         record
@@ -212,7 +143,6 @@ async fn inject_untimely(stack: &Stack) -> anyhow::Result<Injected> {
     let from_other_times =
         HEARERS.into_iter().flat_map(|by| [letter(by, "TOO_OLD"), letter(by, "TOO_NEW")]);
     let unexpected = ["order", "inventory", "payment"].map(|by| letter(by, "UNEXPECTED"));
-    let collision = letter("inventory", "ID_COLLISION");
     let records = of_orders.iter().chain([&release, &refund]);
     Ok(Injected {
         event_ids: records.filter_map(|record| record.header("ce_id")?.parse().ok()).collect(),
@@ -227,10 +157,8 @@ async fn one_bad_record_in_a_batch_of_hundreds_stands_alone() -> anyhow::Result<
         stack.ready().await?;
         let before = batches(stack).await?;
         let halted = stack.halt("inventory")?;
-        let orders = crowd.rush(stack, BATCH - 1).await?;
-        let mut bad = good(stack).await?;
-        set(&mut bad, INJECTED, b"true");
-        replace(&mut bad, "\"quantity\":1", "\"quantity\":2");
+        let orders = crowd.rush(stack, usize::from(BATCH) - 1).await?;
+        let (bad, refused) = forged::collision(&forged::good(&stack.bootstrap()).await?);
         records::produce(&stack.bootstrap(), TOPIC, &[bad]).await?;
         drop(halted);
         wait::until(SLOWLY_READ_MAX, "inventory to have decided on all", async || {
@@ -238,14 +166,19 @@ async fn one_bad_record_in_a_batch_of_hundreds_stands_alone() -> anyhow::Result<
                             where order_id = any($1::uuid[])";
             let query = sqlx::query_scalar(decided).bind(&orders);
             let decided: i64 = query.fetch_one(&stack.tables).await.ok()?;
-            (usize::try_from(decided) == Ok(BATCH - 1)).then_some(())
+            (decided == i64::from(BATCH) - 1).then_some(())
         })
         .await?;
-        let after = batches(stack).await?;
-        let (inputs, commits) = (after.0 - before.0, after.1 - before.1);
+        // They are counted when they are committed, one moment later.
+        let (inputs, commits) = wait::until(HANDLED_MAX, "all to be counted", async || {
+            let after = batches(stack).await.ok()?;
+            let (inputs, commits) = (after.0 - before.0, after.1 - before.1);
+            (inputs >= f64::from(BATCH)).then_some((inputs, commits))
+        })
+        .await?;
         println!("{inputs} inputs in {commits} batches");
         ensure!(inputs > 20.0 * commits, "there were no large batches: the run is void");
-        let dead_letters = vec![letter("inventory", "ID_COLLISION")];
+        let dead_letters = vec![refused];
         crowd.expect(Injected { dead_letters, ..Injected::default() });
         crowd.judge(stack).await
     })
@@ -326,31 +259,4 @@ fn said(service: &str, name: &str, subject: Uuid, body: &[u8]) -> Record {
         headers: headers.to_vec(),
         body: Some(body.to_vec()),
     }
-}
-
-fn set(record: &mut Record, name: &str, value: &[u8]) {
-    remove(record, name);
-    record.headers.push((name.to_owned(), Some(value.to_vec())));
-}
-
-fn remove(record: &mut Record, name: &str) {
-    record.headers.retain(|(header, _)| header != name);
-}
-
-fn twice(record: &mut Record, name: &str) {
-    let again = record.headers.iter().find(|(header, _)| header == name).cloned();
-    record.headers.extend(again);
-}
-
-/// In the body, which must hold it.
-fn replace(record: &mut Record, what: &str, with: &str) {
-    let body = String::from_utf8(record.body.take().unwrap_or_default()).unwrap_or_default();
-    assert!(body.contains(what), "{body}");
-    record.body = Some(body.replace(what, with).into_bytes());
-}
-
-/// A read model's letters lie in the schema of the service that it lives in.
-fn letter(consumer: &str, code: &str) -> DeadLetter {
-    let service = consumer.strip_suffix("-view").unwrap_or(consumer);
-    DeadLetter { service: service.to_owned(), consumer: consumer.to_owned(), code: code.to_owned() }
 }

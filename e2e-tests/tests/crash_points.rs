@@ -22,7 +22,7 @@ const WAVE_MAX: Duration = Duration::from_secs(3);
 /// After these something is committed that the broker may not know, and an offset is not stored.
 const AFTER_COMMIT: [&str; 3] =
     ["lane.committed.before_produce", "lane.produced.before_ack", "lane.acked.before_delete"];
-/// Without the dispatcher's point, which is passed only where the lane hands nothing over.
+/// Without the dispatcher's points, which are passed only where the lane hands nothing over.
 const DIRECT: [&str; 7] = [
     "lane.before_commit",
     "lane.committed.before_produce",
@@ -32,10 +32,11 @@ const DIRECT: [&str; 7] = [
     "call.sent.before_answer",
     "lane.answer.before_commit",
 ];
-const OUTBOX: [&str; 6] = [
+const OUTBOX: [&str; 7] = [
     "lane.before_commit",
     "lane.committed.before_produce",
     "dispatcher.produced.before_ack",
+    "dispatcher.acked.before_delete",
     "call.counted.before_send",
     "call.sent.before_answer",
     "lane.answer.before_commit",

@@ -158,6 +158,27 @@ async fn a_dropped_reply_is_one_to_a_request_that_arrived() -> anyhow::Result<()
 }
 
 #[tokio::test]
+async fn a_connection_that_is_closed_in_peace_is_no_evidence_of_any_weather() -> anyhow::Result<()>
+{
+    let (link, _) = link().await?;
+    let weathers = [
+        Weather::Pass,
+        Weather::Delay(Duration::from_millis(1)),
+        Weather::CutAfter(1),
+        Weather::DropReplies,
+    ];
+    for weather in weathers {
+        link.set(weather);
+        let mut client = connect(&link).await?;
+        client.shutdown().await?;
+        let mut rest = Vec::new();
+        timeout(SOON, client.read_to_end(&mut rest)).await??;
+    }
+    assert_eq!(link.count(), Counts { connections: 4, ..Counts::default() });
+    Ok(())
+}
+
+#[tokio::test]
 async fn each_process_is_told_links_of_its_own_and_the_brokers_is_shared() -> anyhow::Result<()> {
     let links = Links::start(20_000, &["inventory", "payment", "payment-2"])?;
     let settings = links.settings();

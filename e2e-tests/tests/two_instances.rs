@@ -91,9 +91,11 @@ async fn dispatchers(stack: &Stack, service: &str) -> anyhow::Result<Vec<(String
 #[tokio::test]
 async fn twins_of_a_request_over_two_processes_are_one_request() -> anyhow::Result<()> {
     with_two(async |stack| {
+        let mut collided = 0.0;
         for round in 1..=ROUNDS {
-            twins(stack).await.with_context(|| format!("round {round}"))?;
+            collided += twins(stack).await.with_context(|| format!("round {round}"))?;
         }
+        ensure!(collided > 0.0, "no two batches wrote one key: the run is void");
         let orders: i64 = sqlx::query_scalar("select count(*) from \"order\".orders")
             .fetch_one(&stack.tables)
             .await?;
@@ -104,12 +106,14 @@ async fn twins_of_a_request_over_two_processes_are_one_request() -> anyhow::Resu
 }
 
 /// An order that many ask for at once at both doors, and whose cancel they ask for in the same
-/// way.
-async fn twins(stack: &Stack) -> anyhow::Result<()> {
+/// way. Gives how many batches collided when it was placed: those that cancel wait for the order
+/// itself, and may find the key before they write it.
+async fn twins(stack: &Stack) -> anyhow::Result<f64> {
     let (order, key) = (NewOrder::of(SKU, 1).paid_with("pm_slow"), fresh_key());
     let placed =
         all_at_once(stack, async |door| stack.client.through(door).try_place(&order, &key).await);
-    let order_id = placed.await.context("placing")?.read::<Placed>()?.order_id;
+    let (placed, collided) = placed.await.context("placing")?;
+    let order_id = placed.read::<Placed>()?.order_id;
     stack.client.done(order_id, "capture").await?;
     let key = fresh_key();
     let cancelled = all_at_once(stack, async |door| {
@@ -119,15 +123,16 @@ async fn twins(stack: &Stack) -> anyhow::Result<()> {
     let saga = saga::judge(stack, order_id).await?;
     let asked = saga.events.iter().filter(|event| event.name() == "OrderCancelRequested").count();
     ensure!(asked == 1, "the cancel was said {asked} times");
-    Ok(())
+    Ok(collided)
 }
 
 /// The one answer that all of them get, although both processes had begun to work on one. Where
-/// the second finds the first's only when it writes, its batch collides and runs again.
+/// the second finds the first's only when it writes, its batch collides and runs again: so many
+/// did.
 async fn all_at_once(
     stack: &Stack,
     ask: impl AsyncFn(&'static str) -> anyhow::Result<Answer>,
-) -> anyhow::Result<Answer> {
+) -> anyhow::Result<(Answer, f64)> {
     let collisions = async || sum(stack, &DOORS, &["switchback_batch_reruns_total"]).await;
     let before = collisions().await?;
     let held = Held::table(stack, "\"order\".idempotency_keys").await?;
@@ -143,7 +148,7 @@ async fn all_at_once(
     println!("{replayed} of {TWINS} replayed, {collided} batches collided");
     let bodies: BTreeSet<&str> = answers.iter().map(|answer| answer.body.as_str()).collect();
     ensure!(bodies.len() == 1, "twins get different answers: {bodies:?}");
-    answers.into_iter().next().context("there are twins")
+    Ok((answers.into_iter().next().context("there are twins")?, collided))
 }
 
 /// The answer to one of them, who asks again when he is told to come later.
@@ -204,23 +209,25 @@ const TOO_LATE: [&str; 2] = ["switchback_inbox_duplicates_total", "switchback_ba
 #[tokio::test]
 async fn a_stale_owner_that_wakes_does_nothing_twice() -> anyhow::Result<()> {
     with_two(async |stack| {
-        let slow = NewOrder::of(SKU, 1).paid_with("pm_slow");
-        let paying = place(stack, &slow, 20).await?;
-        try_join_all(paying.iter().map(|order_id| stack.client.done(*order_id, "capture"))).await?;
+        place(stack, &NewOrder::of(SKU, 1).paid_with("pm_slow"), 20).await?;
+        wait::until(SOON, "payment to ask for money", async || {
+            (!calling(stack).await.ok()?.is_empty()).then_some(())
+        })
+        .await?;
+        // From here on no answer can be written down, so whoever is calling stays so.
         let held = Held::table(stack, "payment.payments").await?;
+        let calling = calling(stack).await?;
+        try_join_all(calling.iter().map(|order_id| stack.client.done(*order_id, "capture")))
+            .await?;
         let orders = place(stack, &NewOrder::of(SKU, 1), 60).await?;
         held.up(stack, "payment").await?;
-        let calling: i64 = sqlx::query_scalar("select count(*) from payment.calls where boot = $1")
-            .bind(boots::number(stack, "payment").await?)
-            .fetch_one(&stack.tables)
-            .await?;
         let taken = async || sum(stack, &["payment-2"], &["switchback_batch_size_sum"]).await;
         let felt = async || sum(stack, &["payment"], &TOO_LATE).await;
         let (taken_before, felt_before) = (taken().await?, felt().await?);
         let halted = stack.halt("payment")?;
         held.release().await?;
-        println!("payment halted with events in its hands and {calling} calls under way");
-        ensure!(calling > 0, "it calls nobody: the run is void");
+        println!("payment halted with events in its hands and {} calls under way", calling.len());
+        ensure!(!calling.is_empty(), "it calls nobody: the run is void");
 
         let begun = Instant::now();
         try_join_all(orders.iter().map(|order_id| stack.client.ended(*order_id))).await?;
@@ -239,6 +246,13 @@ async fn a_stale_owner_that_wakes_does_nothing_twice() -> anyhow::Result<()> {
         whole::judge(stack, &Injected::default()).await
     })
     .await
+}
+
+/// The orders for which the process `payment` has an attempt under way.
+async fn calling(stack: &Stack) -> anyhow::Result<Vec<Uuid>> {
+    let boot = boots::number(stack, "payment").await?;
+    let calling = sqlx::query_scalar("select subject from payment.calls where boot = $1");
+    Ok(calling.bind(boot).fetch_all(&stack.tables).await?)
 }
 
 /// Of these metrics, over these processes.

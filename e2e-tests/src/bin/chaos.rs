@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Parser;
+use e2e_tests::chaos::bugs::Bug;
 use e2e_tests::chaos::report::{Report, Verdict};
 use e2e_tests::chaos::schedule::Schedule;
 use e2e_tests::chaos::{self, Settings};
@@ -59,7 +60,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<Verdict> {
         }
         None => Schedule::draw(arguments.seed, arguments.seconds)?,
     };
-    let out = arguments.out.clone().unwrap_or_else(|| folder(&schedule, arguments.bug.as_deref()));
+    schedule.head.ensure_remembered(arguments.rate)?;
+    if let Some(bug) = &arguments.bug {
+        ensure!(Bug::named(bug).is_some(), "{bug} is no bug that is known here");
+    }
+    let out = arguments.out.clone().unwrap_or_else(|| folder(&schedule, &arguments));
     fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
     fs::write(out.join("schedule.jsonl"), schedule.to_lines()?)?;
     let settings = Settings {
@@ -87,12 +92,16 @@ async fn run(arguments: Arguments) -> anyhow::Result<Verdict> {
     Ok(verdict)
 }
 
-fn folder(schedule: &Schedule, bug: Option<&str>) -> PathBuf {
-    let bug = bug.map(|bug| format!("-{bug}")).unwrap_or_default();
-    PathBuf::from(format!("target/chaos/{}-{}s{bug}", schedule.head.seed, schedule.head.seconds))
+/// A schedule that is run again leaves alone what its first run wrote.
+fn folder(schedule: &Schedule, arguments: &Arguments) -> PathBuf {
+    let bug = arguments.bug.as_ref().map(|bug| format!("-{bug}")).unwrap_or_default();
+    let again = if arguments.schedule.is_some() { "-again" } else { "" };
+    let (seed, seconds) = (schedule.head.seed, schedule.head.seconds);
+    PathBuf::from(format!("target/chaos/{seed}-{seconds}s{bug}{again}"))
 }
 
 fn keep_logs(stack: &Stack, out: &Path) -> anyhow::Result<()> {
+    fs::write(out.join("launcher.log"), stack.said())?;
     let services = stack.processes().iter().map(String::as_str);
     for process in services.chain(["providers", "postgres"]) {
         fs::write(out.join(format!("{process}.log")), stack.log(process))?;

@@ -46,7 +46,7 @@ pub enum Harm {
     GroupKill,
     /// One backend, for which the server ends all others.
     BackendKill,
-    /// Every connection of a service.
+    /// Every connection that services have.
     TerminateAll,
     /// All processes of the server stand still.
     Stop,
@@ -145,7 +145,51 @@ impl Class {
     }
 }
 
+impl Harm {
+    fn name(self) -> &'static str {
+        match self {
+            Self::GroupKill => "postgres killed",
+            Self::BackendKill => "a backend killed",
+            Self::TerminateAll => "all connections ended",
+            Self::Stop => "postgres stopped",
+        }
+    }
+}
+
+fn name_of(weather: Weather) -> &'static str {
+    match weather {
+        Weather::Pass => "fair weather",
+        Weather::Delay(_) => "a delay",
+        Weather::BlackHole => "a black hole",
+        Weather::Reset => "a reset",
+        Weather::CutAfter(_) => "a cut in the middle",
+        Weather::DropReplies => "dropped replies",
+    }
+}
+
+/// What is to be seen of faults that come in kinds.
+pub const KINDS: [&str; 9] = [
+    "postgres killed",
+    "a backend killed",
+    "all connections ended",
+    "postgres stopped",
+    "a delay",
+    "a black hole",
+    "a reset",
+    "a cut in the middle",
+    "dropped replies",
+];
+
 impl Fault {
+    /// One of [`KINDS`], if this comes in kinds.
+    pub fn kind(&self) -> Option<&'static str> {
+        match self {
+            Self::Postgres { harm } => Some(harm.name()),
+            Self::Link { weather, .. } => Some(name_of(*weather)),
+            _ => None,
+        }
+    }
+
     pub fn class(&self) -> Class {
         match self {
             Self::Kill { .. } => Class::Kill,

@@ -21,13 +21,15 @@ const REQUEST_MAX: Duration = Duration::from_secs(4);
 const PAUSE: Duration = Duration::from_millis(400);
 /// Then a customer gives up.
 const ASKED_MAX: u32 = 12;
+/// Whatever happens, these are all that is promised.
+pub const PROMISED: &str = "no request is answered but with 200, 202, 409 or 503";
 /// Who comes while there are so many finds the door shut.
 const CUSTOMERS_MAX: usize = 200;
 
 /// Requests by what came of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Operations {
-    /// 2xx.
+    /// 200 and 202.
     pub ok: u64,
     /// Any other answer.
     pub fail: u64,
@@ -45,6 +47,8 @@ pub struct Told {
     pub cancelled: BTreeSet<Uuid>,
     /// Keys whose requests were answered in more than one way.
     pub twins: BTreeMap<String, BTreeSet<Uuid>>,
+    /// Answers that nobody promised, each once.
+    pub strange: BTreeSet<String>,
     /// Customers who asked the same again and heard the same.
     pub same_again: u64,
     /// Customers who cut their connection and heard nothing.
@@ -147,7 +151,7 @@ impl Load {
         self.counted(client.try_place(&customer.order, &customer.key)).await
     }
 
-    /// A cancel of an order that has ended is refused, and that is an answer.
+    /// A cancel of an order that has ended is answered as well: with the end.
     async fn cancel(&self, order_id: Uuid) {
         let key = fresh_key();
         for client in self.instances.iter().cycle().take(ASKED_MAX as usize) {
@@ -156,7 +160,7 @@ impl Load {
                     self.book().cancelled.insert(order_id);
                     return;
                 }
-                Some(Answer { status: 400..=499, .. }) => return,
+                Some(Answer { status: 200 | 409, .. }) => return,
                 _ => sleep_until(Instant::now() + PAUSE).await,
             }
         }
@@ -169,11 +173,16 @@ impl Load {
         let answer = timeout(REQUEST_MAX, request).await.ok().and_then(Result::ok);
         let mut book = self.book();
         match &answer {
-            Some(Answer { status: 200..=299, .. }) => {
+            Some(Answer { status: 200 | 202, .. }) => {
                 book.operations.ok += 1;
                 book.last_ok = Some(Instant::now());
             }
-            Some(_) => book.operations.fail += 1,
+            Some(Answer { status, body, .. }) => {
+                book.operations.fail += 1;
+                if !matches!(status, 409 | 503) {
+                    book.strange.insert(format!("{status}: {body}"));
+                }
+            }
             None => book.operations.info += 1,
         }
         answer

@@ -1,85 +1,38 @@
 //! Owns doing what the schedule says, and the evidence that it struck. Refuses to choose, and to
 //! take a fault's word for it: what bit is seen in pids, counters and the server's own answers.
 
+use std::cell::{Ref, RefCell};
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use futures::future::join_all;
 use rustix::process::{Pid, Signal, kill_process};
-use serde::Serialize;
 use sqlx::PgPool;
 use testkit::wait;
 use tokio::sync::{RwLock, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::fault::{Class, Fault, Harm, Mode, Provider};
+use super::fault::{Fault, Harm, Mode, Provider};
 use super::forger::Forger;
 use super::schedule::Planned;
-use crate::instance_of;
+use super::struck::{Back, Struck};
 use crate::link::{Counts, Link, Links, Weather};
 use crate::stack::Stack;
 use crate::wire;
 
 /// What has not bitten in its time goes on until it does, but no longer than this.
-const EXTRA: Duration = Duration::from_secs(6);
+pub const EXTRA: Duration = Duration::from_secs(6);
 const STARTED_MAX: Duration = Duration::from_secs(15);
-/// A group that lost a member, or Postgres, is itself again after this at the latest.
-const LINGERS_MS: u128 = 5_000;
 const READY_MAX: Duration = Duration::from_secs(20);
 const SERVER_BACK_MAX: Duration = Duration::from_secs(30);
 const ANSWER_MAX: Duration = Duration::from_millis(500);
+const READY: &str = "ready\n";
+const WAITS_FOR_ITS_GROUP: &str = "not ready: broker\n";
+const POSTGRES: &str = "postgres";
 /// Longer than any fault lasts, so that the nemesis heals it.
 const PROVIDER_TTL_SECONDS: u64 = 60;
-
-/// What became of a planned fault.
-#[derive(Debug, Clone, Serialize)]
-pub struct Struck {
-    #[serde(flatten)]
-    pub planned: Planned,
-    /// What shows that it struck, or why nothing does.
-    pub evidence: Result<String, String>,
-    /// Since the round began.
-    pub from_ms: u128,
-    pub until_ms: u128,
-    /// From a kill to a next life that was ready.
-    pub ready_ms: Option<u128>,
-}
-
-impl Struck {
-    pub fn class(&self) -> Class {
-        self.planned.fault.class()
-    }
-
-    /// Whether it may have kept a process from being ready at some time of the same round. A process
-    /// is ready when it has its partitions, and for these it waits for its peer.
-    fn troubles(&self, process: &str, from_ms: u128, until_ms: u128) -> bool {
-        let concerned = match &self.planned.fault {
-            Fault::Postgres { .. } | Fault::Broker { .. } => true,
-            Fault::Kill { process: own }
-            | Fault::Stop { process: own }
-            | Fault::Link { process: own, .. } => instance_of(own).0 == instance_of(process).0,
-            Fault::Provider { .. } | Fault::Repeat | Fault::BadRecords => false,
-        };
-        concerned && self.from_ms <= until_ms && self.until_ms + LINGERS_MS >= from_ms
-    }
-}
-
-/// How long killed processes took to be ready where nothing else stood in their way.
-pub fn ready_ms(struck: &[Struck]) -> Vec<u128> {
-    let undisturbed = |kill: &Struck, process: &str, ready_ms| {
-        let others = struck
-            .iter()
-            .filter(|it| it.planned.round == kill.planned.round && it.planned != kill.planned);
-        let (from_ms, until_ms) = (kill.from_ms, kill.from_ms + ready_ms);
-        others.filter(|it| it.troubles(process, from_ms, until_ms)).count() == 0
-    };
-    let of_kill = |kill: &Struck| match &kill.planned.fault {
-        Fault::Kill { process } => kill.ready_ms.filter(|ms| undisturbed(kill, process, *ms)),
-        _ => None,
-    };
-    struck.iter().filter_map(of_kill).collect()
-}
 
 /// Who breaks things in one stack.
 pub struct Nemesis<'a> {
@@ -90,17 +43,25 @@ pub struct Nemesis<'a> {
     broker: RwLock<()>,
     /// Faults of this round that are not over yet.
     left: watch::Sender<usize>,
+    /// By process.
+    kills: RefCell<BTreeMap<String, usize>>,
 }
 
 impl<'a> Nemesis<'a> {
     pub fn of(stack: &'a Stack, forger: Forger<'a>) -> anyhow::Result<Self> {
         let links = stack.links.as_ref().context("a nemesis needs links")?;
         let (left, _) = watch::channel(0);
-        Ok(Self { stack, links, forger, broker: RwLock::default(), left })
+        let (broker, kills) = (RwLock::default(), RefCell::default());
+        Ok(Self { stack, links, forger, broker, left, kills })
     }
 
     pub fn forger(&self) -> &Forger<'a> {
         &self.forger
+    }
+
+    /// How often which process was killed.
+    pub fn kills(&self) -> Ref<'_, BTreeMap<String, usize>> {
+        self.kills.borrow()
     }
 
     /// Every fault of a round at its time, counted from `begun`; back when the last one is over and
@@ -109,20 +70,20 @@ impl<'a> Nemesis<'a> {
         self.left.send_replace(faults.len());
         join_all(faults.iter().map(async |planned| {
             sleep_until(begun + Duration::from_millis(planned.at_ms)).await;
-            let from_ms = begun.elapsed().as_millis();
+            let from = Instant::now();
             let evidence = self.one(planned).await;
             let until_ms = begun.elapsed().as_millis();
             self.left.send_modify(|left| *left -= 1);
-            let ready_ms = match (&planned.fault, &evidence) {
-                (Fault::Kill { process }, Ok(_)) => self.ready(process).await,
+            let back = match (&planned.fault, &evidence) {
+                (Fault::Kill { process }, Ok(_)) => Some(self.back(process, from).await),
                 _ => None,
             };
             Struck {
                 planned: planned.clone(),
                 evidence: evidence.map_err(|error| format!("{error:#}")),
-                from_ms,
+                from_ms: (from - begun).as_millis(),
                 until_ms,
-                ready_ms: ready_ms.map(|ready| until_ms - from_ms + ready.as_millis()),
+                back,
             }
         }))
         .await
@@ -174,6 +135,7 @@ impl<'a> Nemesis<'a> {
         let what = format!("{process} to run");
         let before = wait::until(STARTED_MAX, &what, async || self.stack.pid(process).ok()).await?;
         kill_process(before, Signal::KILL)?;
+        self.killed(process);
         let what = format!("{process} to be started again");
         let after = wait::until(STARTED_MAX, &what, async || {
             self.stack.pid(process).ok().filter(|pid| *pid != before)
@@ -181,15 +143,23 @@ impl<'a> Nemesis<'a> {
         Ok(format!("pid {before} became {}", after.await?))
     }
 
-    /// How long the life that has just begun takes, if it lives that long.
-    async fn ready(&self, process: &str) -> Option<Duration> {
-        let (begun, life) = (Instant::now(), self.stack.pid(process).ok()?);
-        let ready = wait::until(READY_MAX, "it to be ready", async || {
-            let asked = self.stack.client.is_ready(process);
-            timeout(ANSWER_MAX, asked).await.is_ok_and(|ready| ready).then_some(())
+    fn killed(&self, process: &str) {
+        *self.kills.borrow_mut().entry(process.to_owned()).or_default() += 1;
+    }
+
+    async fn back(&self, process: &str, from: Instant) -> Back {
+        let ready_ms = self.says(process, &[READY, WAITS_FOR_ITS_GROUP], from).await;
+        Back { ready_ms, moving_ms: self.says(process, &[READY], from).await }
+    }
+
+    /// How long it took until a process says one of these. Who never does counts for what he took.
+    async fn says(&self, process: &str, any_of: &[&str], from: Instant) -> u128 {
+        let said = wait::until(READY_MAX, "it to be ready", async || {
+            let asked = timeout(ANSWER_MAX, self.stack.client.readiness(process)).await;
+            any_of.contains(&asked.ok()?.ok()?.body.as_str()).then_some(())
         });
-        ready.await.ok()?;
-        (self.stack.pid(process).ok()? == life).then(|| begun.elapsed())
+        let _ = said.await;
+        from.elapsed().as_millis()
     }
 
     async fn stop(&self, process: &str, lasts: Duration) -> anyhow::Result<String> {
@@ -201,7 +171,8 @@ impl<'a> Nemesis<'a> {
             .await?;
         sleep_until(end).await;
         drop(halted);
-        Ok(format!("pid {pid} stood still"))
+        wait::until(ANSWER_MAX, "it to go on", async || (!stands_still(pid)).then_some(())).await?;
+        Ok(format!("pid {pid} stood still, and no longer"))
     }
 
     async fn harm(&self, harm: Harm, lasts: Duration) -> anyhow::Result<String> {
@@ -210,6 +181,7 @@ impl<'a> Nemesis<'a> {
             Harm::GroupKill => {
                 let before = self.stack.postgres_pid()?;
                 self.stack.kill_postgres()?;
+                self.killed(POSTGRES);
                 let after = wait::until(SERVER_BACK_MAX, "Postgres to be back", async || {
                     asked(tables, "select 1").await?;
                     self.stack.postgres_pid().ok().filter(|pid| *pid != before)

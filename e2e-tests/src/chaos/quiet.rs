@@ -3,18 +3,22 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
-use sqlx::{AssertSqlSafe, FromRow, PgPool};
+use sqlx::{AssertSqlSafe, FromRow};
 use testkit::wait;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::check::rules::HEARD;
+use crate::metrics;
 use crate::saga::everywhere;
+use crate::stack::Stack;
 
 /// After the heal.
 pub const QUIET_MAX: Duration = Duration::from_mins(1);
 /// Nothing may have moved for so long.
 const STILL: Duration = Duration::from_secs(5);
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// Told anew each second, so what is older than [`STILL`] is told.
+const LAG: &str = "switchback_consumer_lag";
 
 /// How much there is of everything, and how much of it is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromRow)]
@@ -38,25 +42,56 @@ impl Tide {
     }
 }
 
-/// Waits until nothing moves and so many records were set aside. Says how long after `since` the
-/// last movement was.
-pub async fn reached(
-    tables: &PgPool,
-    since: Instant,
-    dead_letters_due: usize,
-) -> anyhow::Result<Duration> {
+/// How a wait ended.
+#[derive(Debug)]
+pub enum Rest {
+    /// So long after the heal was the last movement.
+    Quiet(Duration),
+    /// Nothing moves, though not all is done.
+    Stuck(String),
+    /// The time was too short.
+    Moving(String),
+}
+
+/// Waits until nothing moves, nobody has anything to read, and so many records were set aside.
+pub async fn reached(stack: &Stack, healed: Instant, dead_letters_due: usize) -> Rest {
     let sql = question();
     let (mut last, mut moved) = (None, Instant::now());
     let what = "nothing to move any more";
     let still = wait::until(QUIET_MAX + STILL, what, async || {
-        let tide: Tide = sqlx::query_as(AssertSqlSafe(sql.clone())).fetch_one(tables).await.ok()?;
+        let tide = sqlx::query_as(AssertSqlSafe(sql.clone())).fetch_one(&stack.tables).await;
+        let tide: Tide = tide.ok()?;
         if last != Some(tide) {
             (last, moved) = (Some(tide), Instant::now());
         }
-        (tide.is_low(dead_letters_due) && moved.elapsed() >= STILL).then_some(())
+        if !tide.is_low(dead_letters_due) || moved.elapsed() < STILL {
+            return None;
+        }
+        if !behind(stack).await.is_empty() {
+            moved = Instant::now();
+            return None;
+        }
+        Some(())
     });
-    still.await.with_context(|| format!("{last:?}"))?;
-    Ok(moved.saturating_duration_since(since))
+    let Err(error) = still.await else {
+        return Rest::Quiet(moved.saturating_duration_since(healed));
+    };
+    let behind = behind(stack).await;
+    let is_still = last.is_some() && moved.elapsed() >= STILL && behind.is_empty();
+    let why = format!("{error:#}: {last:?}, behind: {behind:?}");
+    if is_still { Rest::Stuck(why) } else { Rest::Moving(why) }
+}
+
+/// Who has not read all that is for him, or does not say so.
+async fn behind(stack: &Stack) -> Vec<&str> {
+    let mut behind = Vec::new();
+    for process in stack.processes() {
+        let told = timeout(ANSWER_MAX, stack.client.metrics(process)).await;
+        if !told.is_ok_and(|told| told.is_ok_and(|text| metrics::sum(&text, LAG, &[]) < 1.0)) {
+            behind.push(process.as_str());
+        }
+    }
+    behind
 }
 
 fn question() -> String {

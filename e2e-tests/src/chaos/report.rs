@@ -6,13 +6,18 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::fault::Class;
+use super::bugs::Bug;
+use super::fault::{Class, KINDS};
 use super::load::Operations;
-use super::nemesis::{Struck, ready_ms};
 use super::schedule::Head;
+use super::struck::{Struck, Until, undisturbed};
 
 const EVIDENCE_PERCENT_MIN: usize = 95;
 const OK_PERCENT_MIN: u64 = 30;
+/// In a round.
+const LOOKS_MIN: u64 = 3;
+/// In so long a run each kind of fault has its turn.
+const KINDS_SECONDS_MIN: u64 = 180;
 
 /// Everything about a run.
 #[derive(Debug, Serialize)]
@@ -52,6 +57,8 @@ pub struct Report {
     pub looks: usize,
     /// There were answers to customers until the last fault was over.
     pub load_ran_on: bool,
+    /// When it was looked at in full, nothing moved any more, whether all was done or not.
+    pub came_to_a_stand: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -65,7 +72,7 @@ pub struct Sagas {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Green,
-    /// A statement was contradicted.
+    /// A statement was contradicted; in a run with a seeded bug, one that shows this bug.
     Red,
     /// Nothing was, but too little was shown.
     Void,
@@ -73,13 +80,23 @@ pub enum Verdict {
 
 impl Report {
     pub fn verdict(&self) -> Verdict {
-        if self.violations.values().any(|count| *count > 0) {
+        let is_red = match &self.bug {
+            Some(bug) => self.finds(bug),
+            None => self.violations.values().any(|count| *count > 0),
+        };
+        if is_red {
             Verdict::Red
         } else if self.void_because().is_empty() {
             Verdict::Green
         } else {
             Verdict::Void
         }
+    }
+
+    fn finds(&self, bug: &str) -> bool {
+        let is_contradicted =
+            |statement: &str| self.violations.get(statement).is_some_and(|count| *count > 0);
+        Bug::named(bug).is_some_and(|bug| bug.is_shown(is_contradicted, self.came_to_a_stand))
     }
 
     /// What the run failed to show.
@@ -90,6 +107,9 @@ impl Report {
                 why.push(what);
             }
         };
+        if let Some(bug) = &self.bug {
+            unless(self.finds(bug), format!("nothing that {bug} makes untrue was found untrue"));
+        }
         let (all, shown) = (self.faults.len(), self.shown(None));
         unless(
             shown * 100 >= all * EVIDENCE_PERCENT_MIN,
@@ -100,6 +120,14 @@ impl Report {
             let name = class.name();
             unless(shown >= minimum, format!("{name}: {shown} shown, {minimum} wanted"));
         }
+        let is_shown = |kind: &&str| {
+            let mut of_kind = self.of(None).filter(|it| it.planned.fault.kind() == Some(*kind));
+            of_kind.any(|struck| struck.evidence.is_ok())
+        };
+        let unshown: Vec<_> = KINDS.into_iter().filter(|kind| !is_shown(kind)).collect();
+        // One may have had a single turn, and missed.
+        let is_shown = unshown.len() <= 1 || self.head.seconds < KINDS_SECONDS_MIN;
+        unless(is_shown, format!("not shown: {}", unshown.join(", ")));
         let Operations { ok, fail, info } = self.operations;
         let all = ok + fail + info;
         unless(ok * 100 >= all * OK_PERCENT_MIN && ok > 0, format!("{ok} of {all} requests ok"));
@@ -108,6 +136,9 @@ impl Report {
         unless(self.cancels_taken > 0, "no customer cancelled in time".to_owned());
         unless(self.duplicates_delivered > 0, "no duplicate was delivered".to_owned());
         unless(self.duplicates_discarded > 0, "no duplicate was discarded".to_owned());
+        unless(self.dispatched > 0, "the dispatcher had nothing to publish".to_owned());
+        let wanted = LOOKS_MIN * self.head.rounds;
+        unless(self.looks as u64 >= wanted, format!("{} of {wanted} looks", self.looks));
         let repeated = self.provider_answers_from_a_key;
         unless(repeated > 0, "no provider answered from a key".to_owned());
         unless(self.load_ran_on, "no customer was served when the faults stopped".to_owned());
@@ -161,7 +192,9 @@ impl Report {
             format!("{}, {due} / {found}", self.bad_records)
         });
         line("heal to quiet, p50 / max", seconds_of(&self.heal_to_quiet_ms));
-        line("killed process ready, p50 / max", seconds_of(&ready_ms(&self.faults)));
+        let back = |until| seconds_of(&undisturbed(&self.faults, until));
+        line("killed process ready, p50 / max", back(Until::Ready));
+        line("with partitions (the mock broker's pace)", back(Until::Moving));
         line("looks at the whole stack", self.looks.to_string());
         line("planted corruptions found", {
             let found = self.corruptions_found.map(|found| format!("{found} of "));
@@ -216,14 +249,13 @@ fn seconds_of(times_ms: &[u128]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chaos::fault::{Fault, Harm};
     use crate::chaos::schedule::{Planned, Schedule};
 
     fn struck(planned: &Planned) -> Struck {
         let planned = planned.clone();
         let from_ms = u128::from(planned.at_ms);
         let evidence = Ok("seen".to_owned());
-        Struck { evidence, from_ms, until_ms: from_ms + 10, ready_ms: None, planned }
+        Struck { evidence, from_ms, until_ms: from_ms + 10, back: None, planned }
     }
 
     fn green() -> Report {
@@ -253,8 +285,9 @@ mod tests {
             heal_to_quiet_ms: vec![3_000, 1_250, 2_000],
             corruptions: 12,
             corruptions_found: Some(12),
-            looks: 1,
+            looks: 3,
             load_ran_on: true,
+            came_to_a_stand: true,
         }
     }
 
@@ -284,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_run_that_shows_too_little_is_void_and_says_what_it_lacks() {
-        let without: [Lack; 12] = [
+        let without: [Lack; 15] = [
             ("faults have evidence", |it| {
                 let unseen = it.faults.len() / 20 + 1;
                 for struck in it.faults.iter_mut().take(unseen) {
@@ -303,6 +336,15 @@ mod tests {
             ("no customer cancelled", |it| it.cancels_taken = 0),
             ("no duplicate was delivered", |it| it.duplicates_delivered = 0),
             ("no duplicate was discarded", |it| it.duplicates_discarded = 0),
+            ("the dispatcher had nothing", |it| it.dispatched = 0),
+            ("2 of 3 looks", |it| it.looks = 2),
+            ("not shown: a black hole, a reset", |it| {
+                let schedule = Schedule::draw(1, 180).expect("long enough");
+                (it.head, it.looks) = (schedule.head, 9);
+                it.faults = schedule.faults.iter().map(struck).collect();
+                let unshown = [Some("a black hole"), Some("a reset")];
+                it.faults.retain(|struck| !unshown.contains(&struck.planned.fault.kind()));
+            }),
             ("no provider answered from a key", |it| it.provider_answers_from_a_key = 0),
             ("no customer was served", |it| it.load_ran_on = false),
             ("found 11 of 12 planted", |it| it.corruptions_found = Some(11)),
@@ -316,25 +358,18 @@ mod tests {
     }
 
     #[test]
-    fn a_kill_counts_as_undisturbed_when_nothing_else_kept_the_process_from_being_ready() {
-        let at = |at_ms: u64, fault| Planned { round: 0, at_ms, lasts_ms: 0, fault };
-        let process = || "payment".to_owned();
-        let kill = Struck {
-            ready_ms: Some(900),
-            ..struck(&at(1_000, Fault::Kill { process: process() }))
+    fn a_seeded_bug_is_found_only_by_what_shows_it() {
+        let unheard = "every event is handled or set aside by all who hear it";
+        let slow = "nothing moves any more within a minute of the heal";
+        let found = |violated: &'static str, came_to_a_stand| {
+            let bug = Some("ack_first".to_owned());
+            let violations = BTreeMap::from([(violated, 3)]);
+            Report { bug, violations, came_to_a_stand, ..green() }.verdict()
         };
-        let others = [
-            (at(1_500, Fault::Repeat), true),
-            (at(1_500, Fault::Stop { process: "shipping".to_owned() }), true),
-            (at(1_500, Fault::Stop { process: "payment-2".to_owned() }), false),
-            (at(1_500, Fault::Stop { process: process() }), false),
-            (at(1_500, Fault::Kill { process: process() }), false),
-            (at(1_500, Fault::Postgres { harm: Harm::GroupKill }), false),
-            (at(2_500, Fault::Postgres { harm: Harm::GroupKill }), true),
-        ];
-        for (other, undisturbed) in others {
-            let ready = ready_ms(&[kill.clone(), struck(&other)]);
-            assert_eq!(ready.len(), usize::from(undisturbed), "{other:?}");
-        }
+        assert_eq!(found(unheard, true), Verdict::Red);
+        assert_eq!(found(unheard, false), Verdict::Void, "it may only be late");
+        assert_eq!(found(slow, true), Verdict::Void);
+        let none = Report { bug: Some("ack_first".to_owned()), ..green() };
+        assert_eq!(none.verdict(), Verdict::Void);
     }
 }

@@ -1,7 +1,6 @@
 //! Owns what is to go wrong, when, and for how long: drawn from a seed, kept as JSON lines, and read
 //! back. Refuses to do any of it.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -22,6 +21,15 @@ const SECONDS_MAX: u64 = 300;
 const ROUND_SECONDS: u64 = 60;
 /// At the start of a round nothing is broken yet.
 const CALM_MS: u64 = 5_000;
+const LINK_MS_MAX: u64 = 8_000;
+/// A weather that nobody has met yet stays a little longer.
+const LINK_PAUSE_MS: u64 = 7_000;
+const LINK_WEATHERS: u8 = 5;
+/// Of four events of each order on one topic, a kibibyte each, some of them repeated, so many fill
+/// four fifths of what the in-memory broker keeps.
+const ORDERS_MAX: u64 = 3_600;
+/// Long enough for what was read meanwhile to be committed at the broker, were that allowed.
+const DEAF_MS: u64 = 6_500;
 /// Faults of one class keep this part of their mean gap between them.
 const APART_PERCENT: u64 = 40;
 
@@ -59,6 +67,16 @@ impl Head {
         Duration::from_millis(CALM_MS + self.storm_ms())
     }
 
+    /// Refuses more orders than the in-memory broker can keep the records of.
+    pub fn ensure_remembered(self, orders_per_second: u32) -> anyhow::Result<()> {
+        let orders = u64::from(orders_per_second) * self.seconds;
+        ensure!(
+            orders <= ORDERS_MAX,
+            "{orders} orders: the broker in memory keeps the records of {ORDERS_MAX} for sure"
+        );
+        Ok(())
+    }
+
     fn storm_seconds(self) -> u64 {
         self.storm_ms() * self.rounds / 1_000
     }
@@ -80,6 +98,7 @@ impl Schedule {
         let mut drawing = Drawing::of(head);
         drawing.broker();
         drawing.postgres();
+        drawing.deaf();
         drawing.links();
         drawing.kills();
         drawing.stops();
@@ -203,6 +222,21 @@ impl Drawing {
         }
     }
 
+    /// Once in a round both instances of a service read on and can write nothing, and die so.
+    fn deaf(&mut self) {
+        for round in 0..self.head.rounds {
+            let service = SERVICES[1..].choose(&mut self.dice).copied().unwrap_or(SERVICES[1]);
+            let storm_ms = self.head.storm_ms();
+            let moment = round * storm_ms + self.dice.random_range(0..storm_ms - DEAF_MS);
+            for process in [service.to_owned(), format!("{service}-2")] {
+                let (to, weather) = (To::Postgres, Weather::BlackHole);
+                let fault = Fault::Link { process: process.clone(), to, weather };
+                let broken = self.plan(moment, DEAF_MS, fault);
+                self.kill_within(&broken, 85, process);
+            }
+        }
+    }
+
     /// Every third process that has lost Postgres dies before it finds it again, with whatever it
     /// had heard meanwhile.
     fn links(&mut self) {
@@ -215,15 +249,14 @@ impl Drawing {
                 [(process, To::Postgres)].into_iter().chain(provider)
             })
             .collect();
-        let mut free_at: HashMap<usize, Moment> = HashMap::new();
+        let mut kinds: Vec<u8> = (0..LINK_WEATHERS).collect();
+        kinds.shuffle(&mut self.dice);
         let mut without_postgres = 0;
-        for moment in self.moments(Class::Link) {
-            let free = |target: &usize| free_at.get(target).is_none_or(|at| *at <= moment);
-            let free: Vec<usize> = (0..targets.len()).filter(free).collect();
-            let Some(target) = free.choose(&mut self.dice).copied() else { continue };
-            let (process, to) = targets[target].clone();
-            let (weather, lasts_ms) = self.weather(to);
-            free_at.insert(target, moment + lasts_ms + 1_000);
+        for (moment, kind) in self.moments(Class::Link).into_iter().zip(kinds.into_iter().cycle()) {
+            let free = targets.iter().filter(|(process, to)| !self.is_broken(process, *to, moment));
+            let free: Vec<_> = free.cloned().collect();
+            let Some((process, to)) = free.choose(&mut self.dice).cloned() else { continue };
+            let (weather, lasts_ms) = self.weather(kind, to);
             let fault = Fault::Link { process: process.clone(), to, weather };
             let broken = self.plan(moment, lasts_ms, fault);
             if to == To::Postgres && matches!(weather, Weather::BlackHole | Weather::Reset) {
@@ -235,20 +268,35 @@ impl Drawing {
         }
     }
 
+    /// Whether a link has, or will soon have, some weather already.
+    fn is_broken(&self, process: &str, to: To, moment: Moment) -> bool {
+        let storm_ms = self.head.storm_ms();
+        let (round, into_ms) = (moment / storm_ms, moment % storm_ms);
+        // What would outlast its round begins earlier.
+        let from_ms = CALM_MS + into_ms.min(storm_ms - LINK_MS_MAX);
+        let until_ms = CALM_MS + into_ms + LINK_MS_MAX;
+        self.faults.iter().any(|it| {
+            let Fault::Link { process: broken, to: leads, .. } = &it.fault else { return false };
+            (it.round, broken.as_str(), *leads) == (round, process, to)
+                && it.at_ms < until_ms + LINK_PAUSE_MS
+                && from_ms < it.at_ms + it.lasts_ms + LINK_PAUSE_MS
+        })
+    }
+
     /// A provider is asked less often than Postgres, and in fewer words.
-    fn weather(&mut self, to: To) -> (Weather, u64) {
+    fn weather(&mut self, kind: u8, to: To) -> (Weather, u64) {
         let (least_ms, most_bytes) = match to {
             To::Postgres => (200, 20_000),
             To::Provider => (2_000, 2_000),
         };
-        let weather = match self.dice.random_range(0..5) {
-            0 => Weather::Delay(Duration::from_millis(self.dice.random_range(5..=300))),
+        let weather = match kind {
+            0 => Weather::Delay(Duration::from_millis(self.dice.random_range(50..=300))),
             1 => Weather::BlackHole,
             2 => Weather::Reset,
             3 => Weather::CutAfter(self.dice.random_range(200..=most_bytes)),
             _ => Weather::DropReplies,
         };
-        (weather, self.dice.random_range(least_ms..=8_000))
+        (weather, self.dice.random_range(least_ms..=LINK_MS_MAX))
     }
 
     /// Those that no other fault has brought with it.
@@ -294,7 +342,11 @@ impl Drawing {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
+    use crate::chaos::fault::KINDS;
+    use crate::chaos::nemesis::EXTRA;
 
     #[test]
     fn one_seed_is_one_schedule_and_another_is_another() {
@@ -356,6 +408,39 @@ mod tests {
                 assert!(apart, "{seed}: {own:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_link_has_one_weather_at_a_time_however_long_nobody_meets_it() {
+        let extra_ms = u64::try_from(EXTRA.as_millis()).expect("some seconds");
+        for (seed, seconds) in (0..50).flat_map(|seed| [30, 60, 90, 180].map(|it| (seed, it))) {
+            let schedule = Schedule::draw(seed, seconds).expect("long enough");
+            let mut free_at: BTreeMap<(u64, &str, bool), u64> = BTreeMap::new();
+            for planned in &schedule.faults {
+                let Fault::Link { process, to, .. } = &planned.fault else { continue };
+                let link = (planned.round, process.as_str(), *to == To::Postgres);
+                let ends_ms = planned.at_ms + planned.lasts_ms + extra_ms;
+                let free_at_ms = free_at.insert(link, ends_ms).unwrap_or_default();
+                assert!(free_at_ms <= planned.at_ms, "{seed} {seconds}: {planned:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_longer_run_has_every_kind_of_fault() {
+        for seed in 0..50 {
+            let schedule = Schedule::draw(seed, 180).expect("long enough");
+            let kinds: BTreeSet<_> =
+                schedule.faults.iter().filter_map(|it| it.fault.kind()).collect();
+            assert_eq!(kinds, KINDS.into_iter().collect(), "{seed}");
+        }
+    }
+
+    #[test]
+    fn more_orders_than_the_broker_can_keep_are_refused() {
+        let head = Schedule::draw(1, 180).expect("long enough").head;
+        assert!(head.ensure_remembered(10).is_ok() && head.ensure_remembered(20).is_ok());
+        assert!(head.ensure_remembered(21).is_err());
     }
 
     #[test]
