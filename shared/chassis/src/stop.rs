@@ -19,11 +19,11 @@ use crate::shell::Shell;
 
 /// From the signal to the end of the process, whatever holds up the steps below, whose bounds and
 /// that of the last spans sum up to half a second less.
-const END_WITHIN: Duration = Duration::from_millis(18_500);
+const END_WITHIN: Duration = Duration::from_millis(17_500);
 /// Not ready, and still at work: so long has whoever sends requests here to notice.
 const NOTICE: Duration = Duration::from_secs(1);
 const INTAKE_WITHIN: Duration = Duration::from_secs(3);
-const LANES_WITHIN: Duration = Duration::from_secs(4);
+const LANES_WITHIN: Duration = Duration::from_secs(3);
 const DISPATCHER_WITHIN: Duration = Duration::from_secs(2);
 const CUT_OFF_WITHIN: Duration = Duration::from_secs(1);
 const GROUPS_WITHIN: Duration = Duration::from_secs(2);
