@@ -29,6 +29,8 @@ const READY_MAX: Duration = Duration::from_secs(20);
 const SERVER_BACK_MAX: Duration = Duration::from_secs(30);
 const ANSWER_MAX: Duration = Duration::from_millis(500);
 const READY: &str = "ready\n";
+/// Long enough for every connection to see it.
+const THROWN_OUT: Duration = Duration::from_millis(300);
 const WAITS_FOR_ITS_GROUP: &str = "not ready: broker\n";
 const POSTGRES: &str = "postgres";
 /// Longer than any fault lasts, so that the nemesis heals it.
@@ -112,7 +114,9 @@ impl<'a> Nemesis<'a> {
             Fault::Postgres { harm } => self.harm(*harm, lasts).await,
             Fault::Broker { weather } => {
                 let _none_forged = self.broker.write().await;
-                storm(self.links.broker_link(), *weather, lasts).await
+                let bitten = storm(self.links.broker_link(), *weather, lasts).await;
+                self.throw_out().await;
+                bitten
             }
             Fault::Link { process, to, weather } => {
                 storm(self.links.link(process, *to)?, *weather, lasts).await
@@ -129,6 +133,16 @@ impl<'a> Nemesis<'a> {
                 self.forger.inject().await
             }
         }
+    }
+
+    /// Whoever was held back from the broker comes anew. What a member of a group has asked for on a
+    /// line that it has left would reach the broker behind what it asks for now, and there the
+    /// in-memory one takes its own life.
+    async fn throw_out(&self) {
+        let link = self.links.broker_link();
+        link.set(Weather::Reset);
+        sleep_until(Instant::now() + THROWN_OUT).await;
+        link.set(Weather::Pass);
     }
 
     async fn kill(&self, process: &str) -> anyhow::Result<String> {

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, FromRow};
+use sqlx::{AssertSqlSafe, Connection as _, FromRow, PgConnection};
 use testkit::wait;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::check::rules::HEARD;
 use crate::metrics;
@@ -16,6 +16,9 @@ use crate::stack::Stack;
 pub const QUIET_MAX: Duration = Duration::from_mins(1);
 /// Nothing may have moved for so long.
 const STILL: Duration = Duration::from_secs(5);
+/// Between two looks, which cost the database some work.
+const PAUSE: Duration = Duration::from_millis(200);
+const LOOK_MAX: Duration = Duration::from_secs(5);
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// Told anew each second, so what is older than [`STILL`] is told.
 const LAG: &str = "switchback_consumer_lag";
@@ -56,11 +59,15 @@ pub enum Rest {
 /// Waits until nothing moves, nobody has anything to read, and so many records were set aside.
 pub async fn reached(stack: &Stack, healed: Instant, dead_letters_due: usize) -> Rest {
     let sql = question();
-    let (mut last, mut moved) = (None, Instant::now());
+    let (mut last, mut moved) = (None::<Tide>, Instant::now());
+    let (mut line, mut unseen) = (None, 0);
     let what = "nothing to move any more";
     let still = wait::until(QUIET_MAX + STILL, what, async || {
-        let tide = sqlx::query_as(AssertSqlSafe(sql.clone())).fetch_one(&stack.tables).await;
-        let tide: Tide = tide.ok()?;
+        sleep(PAUSE).await;
+        let Ok(Ok(tide)) = timeout(LOOK_MAX, look(stack, &mut line, &sql)).await else {
+            (line, unseen) = (None, unseen + 1);
+            return None;
+        };
         if last != Some(tide) {
             (last, moved) = (Some(tide), Instant::now());
         }
@@ -78,8 +85,23 @@ pub async fn reached(stack: &Stack, healed: Instant, dead_letters_due: usize) ->
     };
     let behind = behind(stack).await;
     let is_still = last.is_some() && moved.elapsed() >= STILL && behind.is_empty();
-    let why = format!("{error:#}: {last:?}, behind: {behind:?}");
+    let ago = moved.elapsed();
+    let why =
+        format!("{error:#}: {last:?} since {ago:?}, {unseen} looks in vain, behind: {behind:?}");
     if is_still { Rest::Stuck(why) } else { Rest::Moving(why) }
+}
+
+/// On a line of its own: those that others use have been through a storm.
+async fn look(
+    stack: &Stack,
+    line: &mut Option<PgConnection>,
+    sql: &str,
+) -> Result<Tide, sqlx::Error> {
+    let line = match line {
+        Some(line) => line,
+        None => line.insert(PgConnection::connect_with(&stack.tables.connect_options()).await?),
+    };
+    sqlx::query_as(AssertSqlSafe(sql.to_owned())).fetch_one(line).await
 }
 
 /// Who has not read all that is for him, or does not say so.
