@@ -14,8 +14,8 @@ use e2e_tests::chaos::{self, Settings};
 use e2e_tests::stack::{Options, Stack, with_stack};
 
 /// The in-memory broker asserts what a member of a group that comes back on another line can make
-/// untrue (`rd_kafka_mock_cgrp_classic_member_sync_set`), and ends the launcher with it.
-const ABORTED_BROKER: &str = "rdkafka_mock";
+/// untrue (`mock_cgrp_classic_member_sync_set`), and ends the launcher with it.
+const ABORTED_BROKER: &str = "_mock_cgrp.c";
 const RUNS_MAX: u32 = 3;
 
 /// Breaks a stack in every way on a schedule while orders run, and checks it.

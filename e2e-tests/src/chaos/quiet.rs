@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection as _, FromRow, PgConnection};
 use testkit::wait;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::check::rules::HEARD;
 use crate::metrics;
@@ -63,7 +63,7 @@ pub async fn reached(stack: &Stack, healed: Instant, dead_letters_due: usize) ->
     let (mut line, mut unseen) = (None, 0);
     let what = "nothing to move any more";
     let still = wait::until(QUIET_MAX + STILL, what, async || {
-        sleep(PAUSE).await;
+        sleep_until(Instant::now() + PAUSE).await;
         let Ok(Ok(tide)) = timeout(LOOK_MAX, look(stack, &mut line, &sql)).await else {
             (line, unseen) = (None, unseen + 1);
             return None;
