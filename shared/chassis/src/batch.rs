@@ -15,6 +15,7 @@ use uuid::{ContextV7, Timestamp, Uuid};
 
 use crate::crash::crash_point;
 use crate::desk::Desk as _;
+use crate::fate::PANIC;
 use crate::http::Asked;
 use crate::job::{Job, Source, letter, letter_of_the_clock};
 use crate::keys::Keys;
@@ -112,7 +113,7 @@ const HEADER_BYTES_MAX: usize = 4 * 1024;
 /// A panic in `decide` is the fault of one input, and sets aside that one alone.
 fn decide<S: Service>(state: &S::State, input: &S::Input) -> DecisionOf<S> {
     catch_unwind(AssertUnwindSafe(|| S::decide(state, input)))
-        .unwrap_or(Decision::Unexpected("PANIC"))
+        .unwrap_or(Decision::Unexpected(PANIC))
 }
 
 /// Whether its event was handled before this batch.

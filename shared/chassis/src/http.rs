@@ -204,3 +204,25 @@ async fn crash(
 ) -> StatusCode {
     if crate::crash::arm(&point, nth) { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::extract::Request;
+    use axum::http::{StatusCode, header};
+    use axum::middleware::from_fn;
+    use axum::routing::get;
+    use tower::ServiceExt as _;
+
+    use super::bounded;
+
+    #[tokio::test]
+    async fn a_handler_that_never_has_its_rows_is_given_up_and_the_client_told_to_come_again() {
+        let silent = get(async || std::future::pending::<StatusCode>().await);
+        let routes = Router::new().route("/", silent).layer(from_fn(bounded));
+        let answer = routes.oneshot(Request::new(Body::empty())).await.expect("it cannot fail");
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answer.headers().contains_key(header::RETRY_AFTER));
+    }
+}

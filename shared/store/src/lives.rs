@@ -42,43 +42,33 @@ fn weeks(span: Duration) -> i32 {
     i32::try_from(span.as_secs().div_ceil(WEEK.as_secs())).unwrap_or(i32::MAX)
 }
 
+/// Deletes a slice of a table, the oldest by one of its times first, unless somebody else is at it.
+macro_rules! purge_sql {
+    ($table:literal by $time:literal) => {
+        concat!(
+            "with turn as materialized (
+                 select pg_try_advisory_xact_lock(hashtext('purge ' || current_schema()), 0) as mine
+             )
+             delete from ", $table, "
+              where ctid = any(array(select ctid
+                                       from ", $table, "
+                                      where ", $time, " <= now() - $1::interval
+                                        and (select mine from turn)
+                                      order by ", $time, "
+                                      limit $2))"
+        )
+    };
+}
+
 /// Forgets answers that are older than `kept`, and says how many.
 pub async fn purge_keys(db: &Db, kept: Duration) -> Result<u64, Error> {
-    purge(
-        db,
-        "with turn as materialized (
-             select pg_try_advisory_xact_lock(hashtext('purge ' || current_schema()), 0) as mine
-         )
-         delete from idempotency_keys
-          where ctid = any(array(select ctid
-                                   from idempotency_keys
-                                  where created_at <= now() - $1::interval
-                                    and (select mine from turn)
-                                  order by created_at
-                                  limit $2))",
-        kept,
-    )
-    .await
+    purge(db, purge_sql!("idempotency_keys" by "created_at"), kept).await
 }
 
 /// Forgets dead letters that were closed longer than `kept` ago, and says how many. Those that
 /// somebody still has to look at stay for ever.
 pub async fn purge_letters(db: &Db, kept: Duration) -> Result<u64, Error> {
-    purge(
-        db,
-        "with turn as materialized (
-             select pg_try_advisory_xact_lock(hashtext('purge ' || current_schema()), 0) as mine
-         )
-         delete from dead_letters
-          where id = any(array(select id
-                                 from dead_letters
-                                where closed_at <= now() - $1::interval
-                                  and (select mine from turn)
-                                order by closed_at
-                                limit $2))",
-        kept,
-    )
-    .await
+    purge(db, purge_sql!("dead_letters" by "closed_at"), kept).await
 }
 
 /// Slice by slice, each on its own. While another process does it, this one finds nothing to do.
