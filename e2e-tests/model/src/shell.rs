@@ -111,8 +111,10 @@ impl Line {
         let settled = loop {
             match (self.parts.next)(&policy, &call, heard) {
                 Next::Send => heard = Heard::Answer(send(errand, key, sent)),
-                Next::LookUp if answered => heard = Heard::Found(errand.look_up(key)),
-                Next::LookUp => heard = Heard::Found(unknown_look_up()),
+                Next::LookUp => heard = Heard::Found(look_up(errand, key, answered)),
+                Next::Confirm { code } => {
+                    heard = Heard::Confirmed { code, found: look_up(errand, key, answered) };
+                }
                 Next::Settle(settled) => break settled,
                 Next::Wait { in_doubt, .. } => {
                     call.in_doubt |= in_doubt;
@@ -192,6 +194,10 @@ fn lost() -> Outcome {
     Outcome::Unknown { code: String::new(), retry_after_ms: None }
 }
 
-fn unknown_look_up() -> LookUp {
-    LookUp::Unknown { code: String::new(), retry_after_ms: None }
+fn look_up(errand: &Errand, key: u32, answered: bool) -> LookUp {
+    if answered {
+        errand.look_up(key)
+    } else {
+        LookUp::Unknown { code: String::new(), retry_after_ms: None }
+    }
 }

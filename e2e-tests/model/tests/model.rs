@@ -7,7 +7,7 @@ use model::parts::Parts;
 use stateright::{Checker, Model};
 
 const ONE_ORDER_STATES: usize = 41_100;
-const TWO_ORDERS_STATES: usize = 328_155;
+const TWO_ORDERS_STATES: usize = 610_144;
 
 /// Explores everything. The counts are compared, so that no change passes unseen.
 fn explore(name: &str, line: Line, states: usize) {

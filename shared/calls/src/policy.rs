@@ -36,9 +36,9 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// The longest that one attempt takes: a look-up, then a request.
+    /// The longest that one attempt takes: a look-up, a request, and another look-up.
     pub const fn attempt_ms_max(&self) -> u64 {
-        self.timeout_ms.saturating_mul(2)
+        self.timeout_ms.saturating_mul(3)
     }
 }
 
@@ -63,6 +63,11 @@ pub enum Heard {
     Due,
     Answer(Outcome),
     Found(LookUp),
+    /// What a look-up found after a refusal with this code.
+    Confirmed {
+        code: String,
+        found: LookUp,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -71,6 +76,8 @@ pub enum Next {
     Send,
     /// Ask what is recorded under the key, and tell what was found.
     LookUp,
+    /// The same, to see whether it is this refusal that is recorded.
+    Confirm { code: String },
     /// The outcome is definite.
     Settle(Settled),
     /// This attempt is over; the next one is due after a time drawn evenly from these bounds.
@@ -82,8 +89,8 @@ pub enum Next {
 /// What comes next.
 ///
 /// An attempt is one request; of a call in doubt, first a look-up. A refusal that answers a call in
-/// doubt says nothing about the attempt before, so it only ends the attempt: it is believed when
-/// the next look-up shows it recorded under our key.
+/// doubt says nothing about the attempt before: it is believed when a look-up shows it recorded
+/// under our key, and otherwise only ends the attempt.
 pub fn next(policy: &Policy, call: &CallState, heard: Heard) -> Next {
     match heard {
         // Time that passed while nobody asked, because we were down, still leaves one look-up: what
@@ -96,12 +103,20 @@ pub fn next(policy: &Policy, call: &CallState, heard: Heard) -> Next {
         Heard::Answer(Outcome::Done { reference }) | Heard::Found(LookUp::Done { reference }) => {
             Next::Settle(Settled::Done { reference })
         }
-        Heard::Answer(Outcome::Refused { code }) if call.in_doubt => wait(policy, call, code, None),
+        Heard::Answer(Outcome::Refused { code }) if call.in_doubt => Next::Confirm { code },
         Heard::Answer(Outcome::Refused { code }) => refused(call, code),
         Heard::Found(LookUp::Refused { code }) => refused(call, code),
         Heard::Answer(Outcome::Unknown { code, retry_after_ms })
         | Heard::Found(LookUp::Unknown { code, retry_after_ms }) => {
             wait(policy, call, code, retry_after_ms)
+        }
+        Heard::Confirmed { found: LookUp::Done { reference }, .. } => {
+            Next::Settle(Settled::Done { reference })
+        }
+        Heard::Confirmed { found: LookUp::Refused { code }, .. } => refused(call, code),
+        // One request is all that an attempt has.
+        Heard::Confirmed { code, found: LookUp::Nothing | LookUp::Unknown { .. } } => {
+            wait(policy, call, code, None)
         }
         Heard::Found(LookUp::Nothing) => match spent(policy, call, false) {
             Some(code) => stuck(code, true),
@@ -180,6 +195,10 @@ mod tests {
         Heard::Answer(Outcome::Refused { code: "card_declined".into() })
     }
 
+    fn confirmed(found: LookUp) -> Heard {
+        Heard::Confirmed { code: "card_declined".into(), found }
+    }
+
     fn settled_refused() -> Next {
         Next::Settle(Settled::Refused { code: "card_declined".into() })
     }
@@ -214,9 +233,20 @@ mod tests {
 
     #[test]
     fn a_refusal_in_doubt_is_believed_only_when_it_is_recorded_under_our_key() {
-        assert_eq!(bounds(ask(DOUBTED, refusal())), (0, 400));
-        let recorded = Heard::Found(LookUp::Refused { code: "card_declined".into() });
-        assert_eq!(ask(DOUBTED, recorded), settled_refused());
+        assert_eq!(ask(DOUBTED, refusal()), Next::Confirm { code: "card_declined".into() });
+        let recorded = LookUp::Refused { code: "card_declined".into() };
+        assert_eq!(ask(DOUBTED, confirmed(recorded.clone())), settled_refused());
+        assert_eq!(ask(DOUBTED, Heard::Found(recorded)), settled_refused());
+    }
+
+    #[test]
+    fn a_refusal_in_doubt_that_is_not_recorded_ends_the_attempt_and_nothing_else() {
+        assert_eq!(bounds(ask(DOUBTED, confirmed(LookUp::Nothing))), (0, 400));
+        let silent = LookUp::Unknown { code: "timeout".into(), retry_after_ms: None };
+        assert_eq!(bounds(ask(DOUBTED, confirmed(silent))), (0, 400));
+        let done = LookUp::Done { reference: "cap_1".into() };
+        let settled = Next::Settle(Settled::Done { reference: "cap_1".into() });
+        assert_eq!(ask(DOUBTED, confirmed(done)), settled);
     }
 
     #[test]
@@ -241,7 +271,7 @@ mod tests {
         let last = CallState { attempts: 60, in_doubt: true, ..FRESH };
         let stuck = |code: &str| Next::Stuck { code: code.into(), in_doubt: true };
         assert_eq!(ask(last, unknown(None)), stuck("timeout"));
-        assert_eq!(ask(last, refusal()), stuck("card_declined"));
+        assert_eq!(ask(last, confirmed(LookUp::Nothing)), stuck("card_declined"));
         assert_eq!(ask(CallState { attempts: 61, ..last }, Heard::Due), stuck("attempts_spent"));
 
         let late = CallState { age_ms: 600_000, ..DOUBTED };
@@ -287,8 +317,8 @@ mod tests {
     }
 
     #[test]
-    fn one_attempt_lasts_a_look_up_and_a_request() {
-        assert_eq!(Policy::default().attempt_ms_max(), 6_000);
+    fn one_attempt_lasts_a_request_between_two_look_ups() {
+        assert_eq!(Policy::default().attempt_ms_max(), 9_000);
     }
 
     fn any_heard() -> impl Strategy<Value = Heard> {
@@ -309,6 +339,10 @@ mod tests {
                 code: code(),
                 retry_after_ms
             })),
+            Just(confirmed(LookUp::Done { reference: reference() })),
+            Just(confirmed(LookUp::Refused { code: code() })),
+            Just(confirmed(LookUp::Nothing)),
+            Just(confirmed(LookUp::Unknown { code: code(), retry_after_ms: None })),
         ]
     }
 
@@ -333,6 +367,9 @@ mod tests {
                     prop_assert!(heard == Heard::Due || age_ms < key_life_ms);
                 }
                 Next::LookUp => prop_assert!(in_doubt && attempts <= attempts_max),
+                Next::Confirm { .. } => {
+                    prop_assert!(in_doubt && matches!(heard, Heard::Answer(_)));
+                }
                 Next::Wait { at_least_ms, at_most_ms, in_doubt, .. } => {
                     prop_assert!(in_doubt && at_least_ms <= at_most_ms);
                     prop_assert!(at_least_ms <= RETRY_AFTER_MS_MAX);
@@ -346,6 +383,10 @@ mod tests {
                         heard,
                         Heard::Answer(Outcome::Unknown { .. })
                             | Heard::Found(LookUp::Unknown { .. } | LookUp::Nothing)
+                            | Heard::Confirmed {
+                                found: LookUp::Unknown { .. } | LookUp::Nothing,
+                                ..
+                            }
                     );
                     prop_assert!(!unknown, "unknown never settles");
                     let refused = matches!(settled, Settled::Refused { .. });

@@ -78,9 +78,6 @@ pub(crate) async fn run<S: Service>(
             Decision::Rejected(why) => batch.reply(index, job, Err(&why), &mut keys),
             Decision::Unexpected(why) => batch.set_aside(index, job, why),
             Decision::Become { state: next, events, calls } => {
-                if events.iter().any(saga::Event::is_compensation) {
-                    telemetry::spans::compensation(&job.span, true);
-                }
                 let events: Vec<_> =
                     events.iter().map(|event| (event.event_type(), event.body())).collect();
                 if events.iter().any(|(_, body)| body.len() > RECORD_BYTES_MAX - HEADER_BYTES_MAX) {

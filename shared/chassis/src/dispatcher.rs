@@ -19,6 +19,7 @@ use crate::aside;
 use crate::config;
 use crate::crash::crash_point;
 use crate::job::{Job, Source, Work};
+use crate::outgoing::sending;
 use crate::service::Service;
 use crate::shell::Shell;
 
@@ -148,7 +149,7 @@ impl<S: Service> Dispatcher<S> {
     async fn send(&mut self, producer: &Producer, events: &[Said]) -> Sent {
         let (reports_to, mut reports) = mpsc::unbounded_channel();
         let taken = events.iter().take_while(|said| {
-            let _span = telemetry::spans::send(producer.topic(), &said.envelope);
+            let _span = sending::<S>(producer.topic(), said);
             producer.send(&said.envelope, &said.body, &reports_to) == Handed::Taken
         });
         let mut open = taken.count();

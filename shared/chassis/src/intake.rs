@@ -66,13 +66,19 @@ fn read<S: Service>(received: Received, consumer: &Arc<Consumer>) -> Option<(Uui
             return Some((subject.unwrap_or_default(), work));
         }
     };
-    let Some(input) = meaning else {
+    let Some(Meaning { input, is_compensation }) = meaning else {
         consumer.finished([&received.place]);
         return None;
     };
     let place = &received.place;
-    let span =
-        telemetry::spans::process(&place.topic, place.partition, place.offset, S::NAME, &envelope);
+    let span = telemetry::spans::process(
+        &place.topic,
+        place.partition,
+        place.offset,
+        S::NAME,
+        &envelope,
+        is_compensation,
+    );
     let origin = Origin { cause: Some(envelope.id), trace: telemetry::spans::context(&span) };
     let delivery = Delivery {
         id: envelope.id,
@@ -93,14 +99,23 @@ struct Unread {
     code: &'static str,
 }
 
-/// The record's envelope, and the input that it brings if it means anything here.
-fn understand<S: Service>(received: &Received) -> Result<(Envelope, Option<S::Input>), Unread> {
+/// The input that a record brings, and whether it asks to undo something.
+struct Meaning<S: Service> {
+    input: S::Input,
+    is_compensation: bool,
+}
+
+/// The record's envelope, and what it means here if it means anything.
+fn understand<S: Service>(received: &Received) -> Result<(Envelope, Option<Meaning<S>>), Unread> {
     let envelope =
         received.envelope().map_err(|refused| Unread { subject: None, code: refused.code() })?;
     let unread = |code| Unread { subject: Some(envelope.subject), code };
     let meaning = catch_unwind(AssertUnwindSafe(|| {
         let heard = decode::<S::Heard>(&envelope.kind, &received.body).map_err(unread)?;
-        Ok(heard.and_then(|heard| S::route(&heard)))
+        Ok(heard.and_then(|heard| {
+            let is_compensation = heard.is_compensation();
+            S::route(&heard).map(|input| Meaning { input, is_compensation })
+        }))
     }));
     let meaning = meaning.unwrap_or_else(|_| Err(unread(PANIC)))?;
     Ok((envelope, meaning))

@@ -132,9 +132,13 @@ async fn attempt<S: Service>(
     let boot = shell.boot.number();
     let at = (call.subject, call.step.as_str());
     let (attempts, trace) = (call.attempts, &call.origin.trace);
-    let span = telemetry::spans::call(name, &call.step, attempts, call.subject, trace);
+    let undoes = call.life_ms.is_none();
+    let span = telemetry::spans::call(name, &call.step, attempts, call.subject, trace, undoes);
     match ask(&exit.destination, &call, &span).await {
         End::Settled { settled, in_doubt } => {
+            if let Settled::Refused { code } = &settled {
+                telemetry::spans::failed(&span, code);
+            }
             // What is done is done, and what was looked up is recorded: only a plain refusal depends
             // on who else has asked.
             let only = matches!(settled, Settled::Refused { .. }) && !in_doubt;
@@ -195,6 +199,7 @@ async fn ask(destination: &Destination, call: &DueCall, span: &Span) -> End {
         heard = match calls::next(policy, &state, heard) {
             Next::Send => {
                 crash_point!("call.counted.before_send");
+                telemetry::spans::asks(span, "POST");
                 let outcome = match destination.send(&request).await {
                     Outcome::Unknown { code, .. } if seeded::has(Bug::UnknownRefused) => {
                         Outcome::Refused { code }
@@ -206,10 +211,9 @@ async fn ask(destination: &Destination, call: &DueCall, span: &Span) -> End {
                 telemetry::spans::outcome(span, word(&outcome));
                 Heard::Answer(outcome)
             }
-            Next::LookUp => {
-                let found = destination.look_up(&request).await;
-                telemetry::spans::outcome(span, found_word(&found));
-                Heard::Found(found)
+            Next::LookUp => Heard::Found(look_up(destination, &request, span).await),
+            Next::Confirm { code } => {
+                Heard::Confirmed { code, found: look_up(destination, &request, span).await }
             }
             Next::Settle(settled) => return End::Settled { settled, in_doubt: call.in_doubt },
             Next::Wait { at_least_ms, at_most_ms, in_doubt, code: error_code } => {
@@ -219,6 +223,13 @@ async fn ask(destination: &Destination, call: &DueCall, span: &Span) -> End {
             Next::Stuck { code, in_doubt } => return End::Stuck { code, in_doubt },
         };
     }
+}
+
+async fn look_up(destination: &Destination, request: &Request, span: &Span) -> LookUp {
+    telemetry::spans::asks(span, "GET");
+    let found = destination.look_up(request).await;
+    telemetry::spans::outcome(span, found_word(&found));
+    found
 }
 
 /// The definite outcome goes where everything about the subject meets.

@@ -29,6 +29,9 @@ pub trait Heard: Clone + Send + Sync + Sized + 'static {
 
     /// `Ok(None)`: a type that this code does not know, to be counted and skipped.
     fn decode(kind: &EventType, body: &[u8]) -> Result<Option<Self>, Undecodable>;
+
+    /// Whether this event asks to undo what was done.
+    fn is_compensation(&self) -> bool;
 }
 
 /// A known event that cannot be read.
@@ -67,6 +70,10 @@ macro_rules! heard {
                     return Ok(<$event as $crate::Event>::decode(kind, body)?.map(Self::$variant));
                 })+
                 Ok(None)
+            }
+
+            fn is_compensation(&self) -> bool {
+                match self { $(Self::$variant(event) => $crate::Event::is_compensation(event)),+ }
             }
         }
     };

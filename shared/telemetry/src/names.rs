@@ -22,6 +22,8 @@ pub const MESSAGING_SYSTEM: &str = "messaging.system";
 
 pub const SAGA_COMPENSATION: &str = "saga.compensation";
 pub const SAGA_DUPLICATE: &str = "saga.duplicate";
+/// What was said: `PaymentCaptured`.
+pub const SAGA_EVENT: &str = "saga.event";
 pub const SAGA_ID: &str = "saga.id";
 pub const SAGA_SERVICE: &str = "saga.service";
 
@@ -59,6 +61,9 @@ pub const CONSUMER_LAG: &str = "switchback_consumer_lag";
 pub const CONSUMER_PAUSED: &str = "switchback_consumer_paused";
 /// `{consumer}`: more than none is an alarm, so much poison do they bring.
 pub const PARTITIONS_HELD: &str = "switchback_partitions_held";
+/// `{consumer, code}`: what kept it from reading, in the broker's words or the client's.
+/// `NotImplemented` is an alarm: a record is packed in a way that nobody here can unpack.
+pub const CONSUME_ERRORS: &str = "switchback_consume_errors_total";
 /// `{cause}`
 pub const INBOX_DUPLICATES: &str = "switchback_inbox_duplicates_total";
 /// `{type}`
@@ -91,6 +96,7 @@ pub(crate) fn describe() {
     describe_gauge!(CONSUMER_LAG, Unit::Count, "Records behind the end of the topics");
     describe_gauge!(LANE_WAITING, Unit::Count, "Inputs that wait in the lanes");
     describe_gauge!(CONSUMER_PAUSED, Unit::Count, "Whether the reading is paused");
+    describe_counter!(CONSUME_ERRORS, Unit::Count, "What kept a consumer from reading");
     describe_gauge!(PARTITIONS_HELD, Unit::Count, "Partitions held for their poison");
     describe_counter!(INBOX_DUPLICATES, Unit::Count, "Events that had been handled before");
     describe_counter!(EVENTS_SKIPPED, Unit::Count, "Events of a type unknown here");

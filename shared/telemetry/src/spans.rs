@@ -42,7 +42,14 @@ pub(crate) fn server(method: &str, route: Option<&str>, parent: &Trace) -> Span 
 }
 
 /// One event, from its receipt to its commit: a child of the span that said it, and linked to it.
-pub fn process(topic: &str, partition: i32, offset: i64, group: &str, envelope: &Envelope) -> Span {
+pub fn process(
+    topic: &str,
+    partition: i32,
+    offset: i64,
+    group: &str,
+    envelope: &Envelope,
+    is_compensation: bool,
+) -> Span {
     let subject = envelope.subject.to_string();
     let span = info_span!(
         parent: None,
@@ -58,8 +65,10 @@ pub fn process(topic: &str, partition: i32, offset: i64, group: &str, envelope: 
         { names::MESSAGING_KEY } = subject,
         { names::MESSAGING_GROUP } = group,
         { names::MESSAGING_ID } = envelope.id.to_string(),
+        { names::SAGA_EVENT } = envelope.kind.name.as_ref(),
         { names::SAGA_ID } = subject,
         { names::SAGA_SERVICE } = service(),
+        { names::SAGA_COMPENSATION } = is_compensation,
     );
     join(&span, &envelope.trace);
     span.add_link(span_context(&envelope.trace));
@@ -85,7 +94,7 @@ pub fn commit(service: &str, size: usize, links: &[Trace]) -> Span {
 
 /// One event on its way to the broker: a child of the span that decided it, whoever sends it and
 /// however late.
-pub fn send(topic: &str, envelope: &Envelope) -> Span {
+pub fn send(topic: &str, envelope: &Envelope, is_compensation: bool) -> Span {
     let span = info_span!(
         parent: None,
         "send",
@@ -96,15 +105,24 @@ pub fn send(topic: &str, envelope: &Envelope) -> Span {
         { names::MESSAGING_OPERATION_TYPE } = "send",
         { names::MESSAGING_DESTINATION } = topic,
         { names::MESSAGING_ID } = envelope.id.to_string(),
+        { names::SAGA_EVENT } = envelope.kind.name.as_ref(),
         { names::SAGA_ID } = envelope.subject.to_string(),
         { names::SAGA_SERVICE } = envelope.kind.producer.as_ref(),
+        { names::SAGA_COMPENSATION } = is_compensation,
     );
     join(&span, &envelope.trace);
     span
 }
 
 /// One attempt of an outside call: a child of the span that decided it.
-pub fn call(destination: &str, step: &str, attempt: u32, subject: Uuid, trace: &Trace) -> Span {
+pub fn call(
+    destination: &str,
+    step: &str,
+    attempt: u32,
+    subject: Uuid,
+    trace: &Trace,
+    is_compensation: bool,
+) -> Span {
     let span = info_span!(
         parent: None,
         "call",
@@ -113,6 +131,7 @@ pub fn call(destination: &str, step: &str, attempt: u32, subject: Uuid, trace: &
         { names::CALL_ATTEMPT } = i64::from(attempt),
         { names::SAGA_ID } = subject.to_string(),
         { names::SAGA_SERVICE } = service(),
+        { names::SAGA_COMPENSATION } = is_compensation,
     );
     join(&span, trace);
     span
@@ -127,6 +146,7 @@ pub fn clock(service: &str, subject: Uuid, trace: &Trace) -> Span {
         otel.kind = "internal",
         { names::SAGA_ID } = subject.to_string(),
         { names::SAGA_SERVICE } = service,
+        { names::SAGA_COMPENSATION } = false,
     );
     join(&span, trace);
     span
@@ -142,6 +162,7 @@ pub fn context(span: &Span) -> Trace {
 /// What a request turned out to be about: the server span cannot know it from the start.
 pub fn about(span: &Span, subject: Uuid) {
     span.set_attribute(names::SAGA_ID, subject.to_string());
+    span.set_attribute(names::SAGA_COMPENSATION, false);
 }
 
 /// Whether the input had been handled before.
@@ -149,9 +170,9 @@ pub fn duplicate(span: &Span, is_duplicate: bool) {
     span.set_attribute(names::SAGA_DUPLICATE, is_duplicate);
 }
 
-/// Whether this step undoes another.
-pub fn compensation(span: &Span, is_compensation: bool) {
-    span.set_attribute(names::SAGA_COMPENSATION, is_compensation);
+/// What an attempt asks now: `POST` does something, `GET` only looks it up.
+pub fn asks(span: &Span, method: &'static str) {
+    span.set_attribute(names::HTTP_METHOD, method);
 }
 
 /// What an outside call came to: `done`, `refused` or `unknown`.
@@ -264,7 +285,7 @@ mod tests {
     #[test]
     fn an_event_is_handled_in_its_own_trace_and_links_to_who_said_it() {
         let kept = keep_spans();
-        let span = process("payment.events.v1", 2, 41, "shipping", &envelope(trace()));
+        let span = process("payment.events.v1", 2, 41, "shipping", &envelope(trace()), true);
         assert_eq!(context(&span).trace_id(), TRACE);
         assert_eq!(context(&span).tracestate, "vendor=1");
         duplicate(&span, true);
@@ -294,6 +315,8 @@ mod tests {
                 ("messaging.message.id", Uuid::from_u128(5).to_string().into()),
                 ("saga.id", Uuid::from_u128(7).to_string().into()),
                 ("saga.service", "payment".into()),
+                ("saga.compensation", true.into()),
+                ("saga.event", "PaymentCaptured".into()),
                 ("saga.duplicate", true.into()),
             ],
         );
@@ -306,7 +329,7 @@ mod tests {
         {
             let kept = keep_spans();
             let broken = Trace { traceparent: traceparent.to_owned(), ..Trace::default() };
-            drop(process("payment.events.v1", 0, 0, "shipping", &envelope(broken)));
+            drop(process("payment.events.v1", 0, 0, "shipping", &envelope(broken), false));
             let span = kept.only();
             assert_ne!(span.span_context.trace_id(), TraceId::INVALID, "{traceparent}");
             assert_eq!(span.parent_span_id, SpanId::INVALID, "{traceparent}");
@@ -327,7 +350,7 @@ mod tests {
     #[test]
     fn a_commit_is_a_trace_of_its_own_with_bounded_links() {
         let kept = keep_spans();
-        let outer = process("order.events.v1", 0, 0, "payment", &envelope(trace()));
+        let outer = process("order.events.v1", 0, 0, "payment", &envelope(trace()), false);
         outer.in_scope(|| drop(commit("payment", 500, &vec![trace(); 500])));
         let span = kept.only();
         assert_eq!(span.name, "commit payment");
@@ -344,8 +367,7 @@ mod tests {
         let kept = keep_spans();
         let sender = commit("payment", 1, &[]);
         sender.in_scope(|| {
-            let span = send("payment.events.v1", &envelope(trace()));
-            compensation(&span, true);
+            drop(send("payment.events.v1", &envelope(trace()), true));
         });
         let span = kept.only();
         assert_eq!(
@@ -358,6 +380,7 @@ mod tests {
             &span,
             &[
                 ("messaging.operation.type", "send".into()),
+                ("saga.event", "PaymentCaptured".into()),
                 ("saga.service", "payment".into()),
                 ("saga.compensation", true.into()),
             ],
@@ -367,7 +390,8 @@ mod tests {
     #[test]
     fn a_failed_attempt_says_what_it_came_to() {
         let kept = keep_spans();
-        let span = call("payment-provider", "capture", 2, Uuid::from_u128(7), &trace());
+        let span = call("payment-provider", "capture", 2, Uuid::from_u128(7), &trace(), true);
+        asks(&span, "POST");
         outcome(&span, "unknown");
         failed(&span, "timeout");
         drop(span);
@@ -384,6 +408,8 @@ mod tests {
                 ("switchback.call.attempt", 2.into()),
                 ("switchback.call.outcome", "unknown".into()),
                 ("error.type", "timeout".into()),
+                ("http.request.method", "POST".into()),
+                ("saga.compensation", true.into()),
                 ("saga.id", Uuid::from_u128(7).to_string().into()),
             ],
         );
@@ -407,9 +433,9 @@ mod tests {
         let kept = keep_spans();
         let subject = Uuid::from_u128(0x0190_1234_5678_7000_8000_0000_0000_0007);
         let envelope = Envelope { subject, id: subject, ..envelope(trace()) };
-        drop(process("order.events.v1", 0, 0, "payment", &envelope));
-        drop(send("payment.events.v1", &envelope));
-        drop(call("carrier", "book", 1, subject, &trace()));
+        drop(process("order.events.v1", 0, 0, "payment", &envelope, false));
+        drop(send("payment.events.v1", &envelope, false));
+        drop(call("carrier", "book", 1, subject, &trace(), false));
         assert_eq!(kept.spans().len(), 3);
         for span in kept.spans() {
             assert!(!span.name.contains("0190"), "{}", span.name);
@@ -418,7 +444,7 @@ mod tests {
 
     #[test]
     fn without_tracing_a_span_has_no_context_and_nothing_fails() {
-        let span = process("order.events.v1", 0, 0, "payment", &envelope(trace()));
+        let span = process("order.events.v1", 0, 0, "payment", &envelope(trace()), false);
         duplicate(&span, false);
         failed(&span, "timeout");
         assert_eq!(context(&span), Trace::default());

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::extract::State;
+use axum::extract::{Path as UrlPath, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -398,16 +398,22 @@ pub struct Grid {
 struct Book {
     /// How often each key was asked for.
     asked: Mutex<HashMap<String, u32>>,
+    /// The keys under which a refusal is recorded.
+    refused: Mutex<HashSet<String>>,
     /// Every answer about a `held` lamp waits for one of these, and the second about a `flaky` one.
     gate: Semaphore,
 }
 
 impl Grid {
     pub async fn start() -> anyhow::Result<Self> {
-        let book = Arc::new(Book { asked: Mutex::default(), gate: Semaphore::new(0) });
+        let book = Arc::new(Book {
+            asked: Mutex::default(),
+            refused: Mutex::default(),
+            gate: Semaphore::new(0),
+        });
         let router = Router::new()
             .route("/grid/v1/connections", post(connect))
-            .route("/grid/v1/operations/{key}", get(nothing_recorded))
+            .route("/grid/v1/operations/{key}", get(recorded))
             .with_state(Arc::clone(&book));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let at = format!("http://{}/grid", listener.local_addr()?);
@@ -438,7 +444,7 @@ async fn connect(
     let key = headers["Idempotency-Key"].to_str().expect("a key is text").to_owned();
     let times = {
         let mut asked = book.asked.lock().expect("no holder panics");
-        let times = asked.entry(key).or_default();
+        let times = asked.entry(key.clone()).or_default();
         *times += 1;
         *times
     };
@@ -446,6 +452,11 @@ async fn connect(
     match (request["label"].as_str().unwrap_or_default(), times) {
         ("reminded", 1) => {
             book.gate.acquire().await.expect("it is never closed").forget();
+            (StatusCode::PAYMENT_REQUIRED, Json(json!({"code": "bill_unpaid"})))
+        }
+        ("overdue", 1) => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({}))),
+        ("overdue", _) => {
+            book.refused.lock().expect("no holder panics").insert(key);
             (StatusCode::PAYMENT_REQUIRED, Json(json!({"code": "bill_unpaid"})))
         }
         ("unpaid", _) => (StatusCode::PAYMENT_REQUIRED, Json(json!({"code": "bill_unpaid"}))),
@@ -458,6 +469,13 @@ async fn connect(
     }
 }
 
-async fn nothing_recorded() -> (StatusCode, Json<Value>) {
-    (StatusCode::NOT_FOUND, Json(json!({"code": "nothing_recorded"})))
+async fn recorded(
+    State(book): State<Arc<Book>>,
+    UrlPath(key): UrlPath<String>,
+) -> (StatusCode, Json<Value>) {
+    if book.refused.lock().expect("no holder panics").contains(&key) {
+        (StatusCode::OK, Json(json!({"status": "refused", "code": "bill_unpaid"})))
+    } else {
+        (StatusCode::NOT_FOUND, Json(json!({"code": "nothing_recorded"})))
+    }
 }

@@ -82,6 +82,18 @@ async fn an_unknown_outcome_is_asked_again_in_doubt_under_the_same_key() -> anyh
 }
 
 #[tokio::test]
+async fn a_refusal_in_doubt_is_decided_on_at_once_when_it_is_recorded() -> anyhow::Result<()> {
+    // A third attempt, which might find it, is not there.
+    let house = House::open(&[("GRID_ATTEMPTS_MAX", "2")]).await?;
+    let lamp = light(&house, "overdue").await?;
+    house.wait_for_status(lamp, CUT).await?;
+    assert_eq!(house.grid.asked().into_values().collect::<Vec<_>>(), [2]);
+    assert_eq!(house.count("select count(*) from calls").await?, 0);
+    assert_eq!(house.count("select count(*) from dead_letters").await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_call_whose_process_dies_is_taken_up_by_the_next_one_in_doubt() -> anyhow::Result<()> {
     let mut house = House::open(&[]).await?;
     let lamp = light(&house, "held").await?;
