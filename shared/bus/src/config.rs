@@ -8,6 +8,9 @@ pub struct Config {
     pub brokers: String,
     /// `<service>-<instance>`.
     pub client_id: String,
+    /// Whether the client's id stands for one member, however often the process is started: see the
+    /// README for what that gives and costs. Nobody else may have the same id then.
+    pub static_membership: bool,
     /// 100 to 500 on a broker that wakes a waiting fetch, 20 on one that sleeps it out.
     pub fetch_wait_ms: u32,
     /// After so long without a heartbeat a member's partitions move.
@@ -27,6 +30,8 @@ impl Config {
             .set("socket.nagle.disable", "true")
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000")
+            // A topic that was refused, or made anew, is asked for again within this time.
+            .set("topic.metadata.refresh.interval.ms", "10000")
             .set("log_level", "4");
         client
     }
@@ -48,8 +53,10 @@ impl Config {
             .set("fetch.min.bytes", "1")
             .set("fetch.queue.backoff.ms", "1")
             .set("queued.max.messages.kbytes", "8192")
-            .set("topic.metadata.refresh.interval.ms", "10000")
             .set("statistics.interval.ms", "1000");
+        if self.static_membership {
+            client.set("group.instance.id", &self.client_id);
+        }
         client
     }
 

@@ -90,13 +90,13 @@ impl Consumer {
         while batch.is_empty() {
             match self.inner.recv().await {
                 Ok(message) => batch.extend(self.read(&message)),
-                Err(error) => note(error)?,
+                Err(error) => self.note(error)?,
             }
         }
         while batch.len() < records_max {
             match futures_poll(self.inner.recv()).await {
                 Poll::Ready(Ok(message)) => batch.extend(self.read(&message)),
-                Poll::Ready(Err(error)) => note(error)?,
+                Poll::Ready(Err(error)) => self.note(error)?,
                 Poll::Pending => break,
             }
         }
@@ -123,7 +123,7 @@ impl Consumer {
                 }
                 message = self.inner.recv() => match message {
                     Ok(message) => self.early().extend(self.read(&message)),
-                    Err(error) => note(error)?,
+                    Err(error) => self.note(error)?,
                 },
             }
         }
@@ -138,6 +138,21 @@ impl Consumer {
             context.gate.apply(&self.inner);
             metrics::gauge!("switchback_partitions_held", "consumer" => context.group).set(count);
         }
+    }
+
+    /// Transport errors heal by themselves; only a fatal one ends the consumer.
+    fn note(&self, error: KafkaError) -> Result<(), Error> {
+        let group = self.inner.context().group;
+        let code = error.rdkafka_error_code().map(|code| format!("{code:?}")).unwrap_or_default();
+        metrics::counter!("switchback_consume_errors_total", "consumer" => group, "code" => code)
+            .increment(1);
+        if let KafkaError::MessageConsumptionFatal(_) = error {
+            self.inner.context().assigned.store(false, Ordering::Relaxed);
+            let why = self.inner.client().fatal_error().map(|(_, why)| why).unwrap_or_default();
+            return Err(Error::Fatal(error, why));
+        }
+        tracing::warn!(%error, group, "the broker is not well");
+        Ok(())
     }
 
     fn early(&self) -> std::sync::MutexGuard<'_, Vec<Received>> {
@@ -182,15 +197,6 @@ impl Consumer {
         let context = self.inner.context();
         context.assigned.load(Ordering::Relaxed) && context.connected.load(Ordering::Relaxed)
     }
-}
-
-/// Transport errors heal by themselves; only a fatal one ends the consumer.
-fn note(error: KafkaError) -> Result<(), Error> {
-    if let KafkaError::MessageConsumptionFatal(_) = error {
-        return Err(Error::Fatal(error));
-    }
-    tracing::warn!(%error, "the broker is not well");
-    Ok(())
 }
 
 /// Polls a future once.

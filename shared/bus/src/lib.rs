@@ -6,6 +6,7 @@ mod gate;
 mod offsets;
 mod producer;
 mod report;
+pub mod topics;
 
 pub use config::Config;
 pub use consumer::{Consumer, Received};
@@ -24,6 +25,10 @@ pub fn topic(producer: &str) -> String {
 pub enum Error {
     #[error("the client cannot be made: {0}")]
     Client(rdkafka::error::KafkaError),
-    #[error("the client is beyond repair: {0}")]
-    Fatal(rdkafka::error::KafkaError),
+    #[error("the client is beyond repair: {1}")]
+    Fatal(#[source] rdkafka::error::KafkaError, String),
+    #[error("no broker answers: {0}")]
+    NoBroker(rdkafka::error::KafkaError),
+    #[error("there is no topic {0}: {1}")]
+    NoTopic(String, rdkafka::error::RDKafkaErrorCode),
 }

@@ -32,8 +32,14 @@ pub struct Config {
     /// 100 to 500 on a broker that wakes a waiting fetch, 20 on one that sleeps it out.
     #[clap(long, env = "FETCH_WAIT_MS", default_value_t = 100)]
     pub fetch_wait_ms: u32,
+    /// A process that dies and is not back within so long loses its partitions to its peers.
     #[clap(long, env = "SESSION_TIMEOUT_MS", default_value_t = 6_000)]
     pub session_timeout_ms: u32,
+    /// An instance that is back within the session has its partitions again at once, and its peers
+    /// notice nothing; one that is taken away keeps them until the session ends, also when it ends in
+    /// an orderly way. Two processes with one INSTANCE throw each other out. Real Kafka only.
+    #[clap(long, env = "STATIC_MEMBERSHIP", value_parser = FalseyValueParser::new())]
+    pub static_membership: bool,
     /// A process whose reading hangs for so long loses its partitions to its peers.
     #[clap(long, env = "MAX_POLL_INTERVAL_MS", default_value_t = 30_000)]
     pub max_poll_interval_ms: u32,

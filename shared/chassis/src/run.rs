@@ -69,6 +69,7 @@ async fn serve<S: Service>(
     let bus_config = bus::Config {
         brokers: config.kafka_brokers.clone(),
         client_id: format!("{}-{}", S::NAME, config.instance),
+        static_membership: config.static_membership,
         fetch_wait_ms: config.fetch_wait_ms,
         session_timeout_ms: config.session_timeout_ms,
         producer_queue_max: config.producer_queue_max,

@@ -10,4 +10,5 @@ mod lives;
 mod outages;
 mod outside;
 mod stop;
+mod traces;
 mod way_out;

@@ -3,23 +3,24 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use bus::{Consumer, Producer, Received};
-use testkit::records::{self, Record};
+use testkit::records;
 use testkit::wait;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::{AT_MOST, PRODUCERS, TOPIC, broker, close, receive, send, versions};
+use crate::brokers::Broker;
+use crate::{AT_MOST, PRODUCERS, TOPIC, close, everywhere, receive, send, versions};
 
-const POLL_INTERVAL_MS: u32 = 2_000;
-/// Longer than any client goes without a poll and is believed to live.
-const LONG: Duration = Duration::from_secs(5);
+/// A client that is believed to live polls once in its interval; this is so much longer.
+const LONGER: Duration = Duration::from_secs(3);
 
-/// Something that takes long.
-async fn long_work() {
+/// Something that takes so long.
+async fn work(time: Duration) {
     let begun = Instant::now();
-    let waited = wait::until(LONG * 2, "the work to be done", async || {
-        (begun.elapsed() > LONG).then_some(())
+    let waited = wait::until(time * 2, "the work to be done", async || {
+        (begun.elapsed() > time).then_some(())
     });
     waited.await.expect("time passes");
 }
@@ -27,8 +28,8 @@ async fn long_work() {
 #[tokio::test]
 async fn work_longer_than_the_poll_interval_costs_neither_the_membership_nor_a_record()
 -> anyhow::Result<()> {
-    let (_broker, mut config) = broker()?;
-    config.max_poll_interval_ms = POLL_INTERVAL_MS;
+    let (broker, mut config) = Broker::start().await?;
+    config.max_poll_interval_ms = config.session_timeout_ms;
     let producer = Producer::try_new(&config, "lamp")?;
     let subject = Uuid::now_v7();
     send(&producer, subject, 0, 10).await?;
@@ -38,12 +39,12 @@ async fn work_longer_than_the_poll_interval_costs_neither_the_membership_nor_a_r
     let lost = receive(&hanging, 10).await?;
 
     // Nobody polls the one, and the other is polled by what waits.
-    let work = async {
+    let working = async {
         let sent = send(&producer, subject, 10, 5).await;
-        long_work().await;
+        work(broker.nature().session_timeout + LONGER).await;
         sent
     };
-    keeping.keep_while(work).await??;
+    keeping.keep_while(working).await??;
     let late = receive(&keeping, 5).await?;
     assert_eq!(versions(&late), [10, 11, 12, 13, 14]);
     keeping.finished(early.iter().chain(&late).map(|record| &record.place));
@@ -64,16 +65,16 @@ async fn work_longer_than_the_poll_interval_costs_neither_the_membership_nor_a_r
 #[tokio::test]
 async fn partitions_may_go_and_come_while_all_are_paused_and_nothing_is_lost_or_stays_paused()
 -> anyhow::Result<()> {
-    let (broker, config) = broker()?;
+    let (broker, config) = Broker::start().await?;
     let first = Consumer::try_new(&config, "test", PRODUCERS)?;
-    records::produce(broker.bootstrap(), TOPIC, &everywhere(0)).await?;
+    records::produce(broker.bootstrap(), TOPIC, &everywhere("0")).await?;
     let before = receive(&first, 4).await?;
     assert_eq!(partitions(&before), BTreeSet::from([0, 1, 2, 3]));
     let second = Consumer::try_new(&config, "test", PRODUCERS)?;
     let work = async {
         // A second member takes half of the partitions, with what nobody has finished in them.
         let mut heard = receive(&second, 2).await?;
-        records::produce(broker.bootstrap(), TOPIC, &everywhere(1)).await?;
+        records::produce(broker.bootstrap(), TOPIC, &everywhere("1")).await?;
         heard.extend(receive(&second, 2).await?);
         anyhow::Ok(heard)
     };
@@ -91,10 +92,11 @@ async fn partitions_may_go_and_come_while_all_are_paused_and_nothing_is_lost_or_
 
     // What was paused here when it was lost is read here when it comes back.
     close(second).await?;
-    records::produce(broker.bootstrap(), TOPIC, &everywhere(2)).await?;
+    records::produce(broker.bootstrap(), TOPIC, &everywhere("2")).await?;
     let mut seen = BTreeSet::new();
     while seen.len() < 4 {
-        let mut received = timeout(AT_MOST, first.receive(100)).await??;
+        let received = timeout(AT_MOST, first.receive(100)).await;
+        let mut received = received.with_context(|| format!("only {seen:?} of four"))??;
         received.retain(|record| record.body == b"2");
         seen.extend(partitions(&received));
     }
@@ -103,14 +105,14 @@ async fn partitions_may_go_and_come_while_all_are_paused_and_nothing_is_lost_or_
 
 #[tokio::test]
 async fn a_partition_that_is_held_waits_alone_and_goes_on_where_it_was() -> anyhow::Result<()> {
-    let (broker, config) = broker()?;
+    let (broker, config) = Broker::start().await?;
     let consumer = Consumer::try_new(&config, "test", PRODUCERS)?;
-    records::produce(broker.bootstrap(), TOPIC, &everywhere(0)).await?;
+    records::produce(broker.bootstrap(), TOPIC, &everywhere("0")).await?;
     receive(&consumer, 4).await?;
     consumer.hold(BTreeSet::from([(TOPIC.to_owned(), 2)]));
-    records::produce(broker.bootstrap(), TOPIC, &everywhere(1)).await?;
+    records::produce(broker.bootstrap(), TOPIC, &everywhere("1")).await?;
     assert_eq!(partitions(&receive(&consumer, 3).await?), BTreeSet::from([0, 1, 3]));
-    records::produce(broker.bootstrap(), TOPIC, &everywhere(2)).await?;
+    records::produce(broker.bootstrap(), TOPIC, &everywhere("2")).await?;
     assert_eq!(partitions(&receive(&consumer, 3).await?), BTreeSet::from([0, 1, 3]));
 
     consumer.hold(BTreeSet::new());
@@ -118,16 +120,6 @@ async fn a_partition_that_is_held_waits_alone_and_goes_on_where_it_was() -> anyh
     assert_eq!(partitions(&held), BTreeSet::from([2]));
     assert_eq!(held.iter().map(|record| &*record.body).collect::<Vec<_>>(), [b"1", b"2"]);
     Ok(())
-}
-
-/// A record in each partition.
-fn everywhere(number: u8) -> Vec<Record> {
-    let record = |partition| Record {
-        partition: Some(partition),
-        body: Some(number.to_string().into_bytes()),
-        ..Record::default()
-    };
-    (0..4).map(record).collect()
 }
 
 fn partitions(received: &[Received]) -> BTreeSet<i32> {

@@ -1,16 +1,26 @@
-//! The bus over an in-memory broker: what comes back is what was sent, and nothing is skipped.
+//! What the bus promises, over each broker that it is used with: `BROKER=memory`, which is meant
+//! when nothing is said, or `BROKER=kafka`.
 
+mod brokers;
 mod flow;
+mod foreign;
+mod load;
+mod member;
+mod members;
+mod outages;
 mod producer;
+mod topics;
 
 use std::collections::HashSet;
 use std::time::Duration;
 
-use bus::{Config, Consumer, Handed, Producer, Received, Report};
+use brokers::Broker;
+use bus::{Consumer, Handed, Producer, Received, Report};
 use chrono::DateTime;
 use saga::{Envelope, EventType, RECORD_BYTES_MAX, Refused, Trace};
+use testkit::broker::PARTITIONS;
 use testkit::records::{self, Record};
-use testkit::{Broker, wait};
+use testkit::wait;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -18,19 +28,6 @@ use uuid::Uuid;
 const AT_MOST: Duration = Duration::from_secs(20);
 const TOPIC: &str = "lamp.events.v1";
 const PRODUCERS: &[&str] = &["lamp"];
-
-fn broker() -> anyhow::Result<(Broker, Config)> {
-    let broker = Broker::start(None, &[TOPIC])?;
-    let config = Config {
-        brokers: broker.bootstrap().to_owned(),
-        client_id: "test".to_owned(),
-        fetch_wait_ms: 10,
-        session_timeout_ms: 2_000,
-        max_poll_interval_ms: 30_000,
-        producer_queue_max: 20_000,
-    };
-    Ok((broker, config))
-}
 
 fn lit(subject: Uuid, version: u32) -> Envelope {
     Envelope {
@@ -88,6 +85,21 @@ fn versions(received: &[Received]) -> Vec<u32> {
     received.iter().filter_map(version).collect()
 }
 
+/// A record in each partition, of a numbered round.
+fn everywhere(round: &str) -> Vec<Record> {
+    let record = |partition| Record {
+        partition: Some(partition),
+        body: Some(round.as_bytes().to_vec()),
+        ..Record::default()
+    };
+    (0..PARTITIONS).map(record).collect()
+}
+
+/// Whether this is the end of a client.
+fn is_fatal(error: &bus::Error) -> bool {
+    matches!(error, bus::Error::Fatal(..))
+}
+
 /// As a process does that ends in an orderly way.
 async fn close(consumer: Consumer) -> anyhow::Result<()> {
     Ok(timeout(AT_MOST, tokio::task::spawn_blocking(|| drop(consumer))).await??)
@@ -95,7 +107,7 @@ async fn close(consumer: Consumer) -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn an_event_comes_back_byte_for_byte_and_in_the_order_of_its_subject() -> anyhow::Result<()> {
-    let (broker, config) = broker()?;
+    let (broker, config) = Broker::start().await?;
     let producer = Producer::try_new(&config, "lamp")?;
     assert_eq!(producer.topic(), TOPIC);
     let subject = Uuid::now_v7();
@@ -123,7 +135,7 @@ async fn an_event_comes_back_byte_for_byte_and_in_the_order_of_its_subject() -> 
 
 #[tokio::test]
 async fn a_restart_goes_on_at_the_first_record_that_is_not_finished() -> anyhow::Result<()> {
-    let (_broker, config) = broker()?;
+    let (_broker, config) = Broker::start().await?;
     let producer = Producer::try_new(&config, "lamp")?;
     let subject = Uuid::now_v7();
     send(&producer, subject, 0, 10).await?;
@@ -150,7 +162,7 @@ async fn a_restart_goes_on_at_the_first_record_that_is_not_finished() -> anyhow:
 #[tokio::test]
 async fn what_nobody_finished_comes_again_and_another_group_hears_everything() -> anyhow::Result<()>
 {
-    let (_broker, config) = broker()?;
+    let (_broker, config) = Broker::start().await?;
     let producer = Producer::try_new(&config, "lamp")?;
     send(&producer, Uuid::now_v7(), 0, 3).await?;
     for _ in 0..2 {
@@ -168,7 +180,7 @@ async fn what_nobody_finished_comes_again_and_another_group_hears_everything() -
 
 #[tokio::test]
 async fn a_wait_that_is_given_up_loses_no_record() -> anyhow::Result<()> {
-    let (_broker, config) = broker()?;
+    let (_broker, config) = Broker::start().await?;
     let producer = Producer::try_new(&config, "lamp")?;
     let consumer = Consumer::try_new(&config, "test", PRODUCERS)?;
     let sending = send(&producer, Uuid::now_v7(), 0, 500);
@@ -194,7 +206,7 @@ async fn a_wait_that_is_given_up_loses_no_record() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_record_larger_than_ours_ever_are_is_read_and_not_trusted() -> anyhow::Result<()> {
-    let (broker, config) = broker()?;
+    let (broker, config) = Broker::start().await?;
     let producer = Producer::try_new(&config, "lamp")?;
     let good = send(&producer, Uuid::now_v7(), 1, 1).await?.remove(0);
     let large = lit(Uuid::now_v7(), 1);
@@ -215,7 +227,7 @@ async fn a_record_larger_than_ours_ever_are_is_read_and_not_trusted() -> anyhow:
 
 #[tokio::test]
 async fn a_consumer_is_ready_once_it_has_its_partitions_and_a_broker() -> anyhow::Result<()> {
-    let (_broker, config) = broker()?;
+    let (_broker, config) = Broker::start().await?;
     let consumer = Consumer::try_new(&config, "test", PRODUCERS)?;
     assert!(!consumer.is_ready());
     let waiting = wait::until(AT_MOST, "the consumer to be ready", async || {
