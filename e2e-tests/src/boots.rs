@@ -45,13 +45,25 @@ pub async fn taken_over(stack: &Stack, process: &str, dead: i64) -> anyhow::Resu
     .await
 }
 
-/// The death cost something: the new process discarded a repeat, or sent what the old one had not.
-pub async fn was_felt(stack: &Stack, service: &str) -> anyhow::Result<()> {
+/// What a process and its peers have made good since they started: repeats that they discarded, and
+/// events that the dispatcher sent for somebody else.
+pub async fn made_good(stack: &Stack, processes: &[&str]) -> anyhow::Result<f64> {
+    let mut all = 0.0;
+    for process in processes {
+        let text = stack.client.metrics(process).await?;
+        all += metrics::sum(&text, "switchback_inbox_duplicates_total", &[]);
+        all += metrics::sum(&text, "switchback_dispatched_total", &[]);
+    }
+    Ok(all)
+}
+
+/// A death cost something: the new process, which begins at nothing, or one of its peers, which had
+/// made good so much before, discarded a repeat, or sent what the old one had not.
+pub async fn was_felt(stack: &Stack, service: &str, peers_before: f64) -> anyhow::Result<()> {
+    let processes: Vec<&str> = stack.processes_of(service).collect();
     wait::until(BITTEN_MAX, &format!("{service} to feel its death"), async || {
-        let text = stack.client.metrics(service).await.ok()?;
-        let repeats = metrics::sum(&text, "switchback_inbox_duplicates_total", &[]);
-        let sent = metrics::sum(&text, "switchback_dispatched_total", &[]);
-        (repeats + sent > 0.0).then_some(())
+        let all = made_good(stack, &processes).await.ok()?;
+        (all > peers_before).then_some(())
     })
     .await
 }

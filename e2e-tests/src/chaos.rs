@@ -205,7 +205,11 @@ impl Run<'_> {
             head: schedule.head,
             commit: self.settings.commit.clone(),
             bug: self.settings.bug.clone(),
-            broker: "in memory: a mock cluster, where a group waits for a dead member's session",
+            broker: if Stack::is_on_kafka() {
+                "Apache Kafka: a member that comes back within its session keeps its partitions"
+            } else {
+                "in memory: a mock cluster, where a group waits for a dead member's session"
+            },
             orders_per_second: self.settings.orders_per_second,
             operations: customers.operations,
             same_again: customers.same_again,

@@ -6,13 +6,16 @@ pub mod boots;
 pub mod chaos;
 pub mod check;
 pub mod client;
+pub mod compose;
 pub mod crowd;
+pub mod figures;
 pub mod forged;
 pub mod link;
 pub mod metrics;
 pub mod saga;
 pub mod scenario;
 pub mod stack;
+pub mod trace;
 pub mod whole;
 pub mod wire;
 

@@ -1,6 +1,8 @@
 //! Owns running many scenarios at once on one stack. Refuses to stop at the first that fails: each
 //! is named with what it saw.
 
+pub mod orders;
+
 use std::pin::Pin;
 
 use anyhow::bail;

@@ -10,8 +10,8 @@ use e2e_tests::forged::{self, HEARERS, TOPIC, VIEW, letter, set};
 use e2e_tests::stack::{Options, Stack, with_stack};
 use e2e_tests::whole::{self, INJECTED, Injected};
 use e2e_tests::wire::NewOrder;
-use e2e_tests::{SERVICES, metrics, saga};
-use futures::future::try_join_all;
+use e2e_tests::{metrics, saga};
+use futures::future::{join_all, try_join_all};
 use serde_json::json;
 use testkit::broker::PARTITIONS;
 use testkit::records::{self, Record};
@@ -46,8 +46,8 @@ async fn bad_records_are_set_aside_and_the_good_ones_go_on() -> anyhow::Result<(
         };
         set_aside(stack, injected.dead_letters.len(), HANDLED_MAX).await?;
         for service in HEARERS {
-            let text = stack.client.metrics(service).await?;
-            let skipped = metrics::sum(&text, "switchback_events_skipped_total", &["OrderPraised"]);
+            let skipped = "switchback_events_skipped_total";
+            let skipped = metrics::total(stack, service, skipped, &["OrderPraised"]).await?;
             ensure!(skipped.to_string() == "4", "{service} skipped {skipped} unknown records");
         }
         nobody_died(stack)?;
@@ -63,8 +63,8 @@ async fn placed(stack: &Stack) -> anyhow::Result<Vec<Uuid>> {
 }
 
 fn nobody_died(stack: &Stack) -> anyhow::Result<()> {
-    for service in SERVICES {
-        ensure!(stack.restarts(service) == 0, "{service} died of a record");
+    for process in stack.processes() {
+        ensure!(stack.restarts(process) == 0, "{process} died of a record");
     }
     Ok(())
 }
@@ -156,7 +156,7 @@ async fn one_bad_record_in_a_batch_of_hundreds_stands_alone() -> anyhow::Result<
         let crowd = Crowd::of(stack).await?;
         stack.ready().await?;
         let before = batches(stack).await?;
-        let halted = stack.halt("inventory")?;
+        let halted = stack.halt_all("inventory")?;
         let orders = crowd.rush(stack, usize::from(BATCH) - 1).await?;
         let (bad, refused) = forged::collision(&forged::good(&stack.bootstrap()).await?);
         records::produce(&stack.bootstrap(), TOPIC, &[bad]).await?;
@@ -187,9 +187,8 @@ async fn one_bad_record_in_a_batch_of_hundreds_stands_alone() -> anyhow::Result<
 
 /// Inputs and commits of inventory so far.
 async fn batches(stack: &Stack) -> anyhow::Result<(f64, f64)> {
-    let text = stack.client.metrics("inventory").await?;
-    let sum = |name| metrics::sum(&text, name, &[]);
-    Ok((sum("switchback_batch_size_sum"), sum("switchback_batch_size_count")))
+    let total = async |name| metrics::total(stack, "inventory", name, &[]).await;
+    Ok((total("switchback_batch_size_sum").await?, total("switchback_batch_size_count").await?))
 }
 
 #[tokio::test]
@@ -208,17 +207,17 @@ async fn ten_thousand_bad_records_in_a_row_slow_down_their_partition_alone() -> 
         records::produce(&stack.bootstrap(), TOPIC, &bad).await?;
         for service in HEARERS {
             wait::until(HANDLED_MAX, &format!("{service} to raise the alarm"), async || {
-                let readiness = stack.client.readiness(service).await.ok()?;
-                let poison = format!("{TOPIC}/0");
-                (readiness.status == 503 && readiness.body.contains(&poison)).then_some(())
+                let asked = stack.processes_of(service).map(async |process| {
+                    let readiness = stack.client.readiness(process).await.ok()?;
+                    let poison = format!("{TOPIC}/0");
+                    (readiness.status == 503 && readiness.body.contains(&poison)).then_some(())
+                });
+                join_all(asked).await.into_iter().flatten().next()
             })
             .await?;
         }
-        let held = metrics::sum(
-            &stack.client.metrics("inventory").await?,
-            "switchback_partitions_held",
-            &[],
-        );
+        let held = "switchback_partitions_held";
+        let held = metrics::total(stack, "inventory", held, &[]).await?;
         ensure!(held.to_string() == "1", "{held} partitions are held");
         let orders = crowd.rush(stack, ORDERS).await?;
         wait::until(HANDLED_MAX, "orders in other partitions to end", async || {

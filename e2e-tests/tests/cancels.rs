@@ -94,7 +94,7 @@ async fn while_charging(stack: &Stack) -> anyhow::Result<()> {
 
 /// The train waits in front of a service that stands still; the cancel is said before it moves on.
 async fn before(stack: &Stack, service: &str) -> anyhow::Result<()> {
-    let halted = stack.halt(service)?;
+    let halted = stack.halt_all(service)?;
     let orders = trains(stack, NewOrder::of(SKU, 1)).await?;
     let (arrives_with, never_said) = match service {
         "inventory" => ("OrderPlaced", "InventoryReserved"),
@@ -165,12 +165,9 @@ async fn late(stack: &Stack) -> anyhow::Result<()> {
     stack.client.break_provider("payment", Fault::of_all("late", 60)).await?;
     let orders = trains(stack, NewOrder::of(SKU, 1)).await?;
     attempted_in_vain(stack, "payment").await?;
-    let text = stack.client.metrics("payment").await?;
     let known = ["destination=\"payment-provider\"", "attempt=\"again\""];
-    ensure!(
-        metrics::sum(&text, "switchback_call_attempts_total", &known) > 0.0,
-        "nobody asked again"
-    );
+    let again = metrics::total(stack, "payment", "switchback_call_attempts_total", &known).await?;
+    ensure!(again > 0.0, "nobody asked again");
     for saga in judged(stack, &orders).await? {
         saga.ended_as("confirmed", None)?;
     }

@@ -233,7 +233,8 @@ async fn a_clock_that_leaps_while_orders_are_on_their_way_changes_nothing() -> a
         .iter()
         .flat_map(|process| clocks.of(process, "FAKETIME_TIMESTAMP_FILE", path))
         .collect();
-    with_stack(&Options { settings, ..Options::default() }, async |stack| {
+    // Of one process each, so that whoever is asked is one whose clock leaps.
+    with_stack(&Options { instances: 1, settings, ..Options::default() }, async |stack| {
         let client = &stack.client;
         client.set_stock(SKU, 1_000).await?;
         let began = now(stack).await?;

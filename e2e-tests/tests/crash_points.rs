@@ -14,7 +14,6 @@ use uuid::Uuid;
 
 const SERVICE: &str = "payment";
 const SKU: &str = "TEA-1";
-const READY_MAX: Duration = Duration::from_secs(30);
 /// One wave of orders passes most points often enough; this many always do.
 const WAVES_MAX: usize = 6;
 const WAVE_MAX: Duration = Duration::from_secs(3);
@@ -71,12 +70,11 @@ async fn every_point(nth: u32) -> anyhow::Result<()> {
 
 /// Lets payment die at a point while orders are under way, and judges all of them.
 async fn crash(stack: &Stack, point: &str, nth: u32) -> anyhow::Result<()> {
-    wait::until(READY_MAX, "payment to be ready", async || {
-        stack.client.is_ready(SERVICE).await.then_some(())
-    })
-    .await?;
+    stack.ready().await?;
     let (restarts, pid) = (stack.restarts(SERVICE), stack.pid(SERVICE)?);
     let boot = boots::number(stack, SERVICE).await?;
+    let peers: Vec<&str> = stack.processes_of(SERVICE).filter(|it| *it != SERVICE).collect();
+    let peers_before = boots::made_good(stack, &peers).await?;
     stack.client.arm(SERVICE, point, nth).await?;
     let mut orders = Vec::new();
     for _ in 0..WAVES_MAX {
@@ -94,7 +92,7 @@ async fn crash(stack: &Stack, point: &str, nth: u32) -> anyhow::Result<()> {
     ensure!(stack.pid(SERVICE)? != pid, "it is the same process");
     try_join_all(orders.iter().map(|order_id| saga::judge(stack, *order_id))).await?;
     if AFTER_COMMIT.contains(&point) {
-        boots::was_felt(stack, SERVICE).await?;
+        boots::was_felt(stack, SERVICE, peers_before).await?;
     }
     Ok(())
 }

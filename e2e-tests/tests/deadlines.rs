@@ -32,7 +32,7 @@ async fn a_deadline_turns_the_train_round_wherever_it_stands() -> anyhow::Result
         saga.ended_as("confirmed", None)?;
         ensure!(saga.was_cancelled_too_late(), "{saga:#?}");
 
-        let halted = stack.halt("inventory")?;
+        let halted = stack.halt_all("inventory")?;
         let at_inventory = client.place(&NewOrder::of(SKU, 1)).await?.order_id;
         client.told(at_inventory, "OrderCancelRequested").await?;
         drop(halted);

@@ -1,5 +1,6 @@
 //! What the services need goes away under load: Postgres stands still, dies, loses a connection; the
-//! broker is cut off. They say that they are not ready, lose nothing, and blame no order for it.
+//! broker is cut off, and where it is a process of its own, dies too. They say that they are not
+//! ready, lose nothing, and blame no order for it.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use anyhow::{Context, ensure};
 use e2e_tests::SERVICES;
 use e2e_tests::crowd::{Crowd, lasts};
 use e2e_tests::link::Weather;
-use e2e_tests::stack::{Options, Stack, with_stack};
+use e2e_tests::stack::{KAFKA, Options, Stack, with_stack};
 use futures::future::join_all;
 use rustix::process::{Pid, Signal, kill_process};
 use testkit::wait;
@@ -17,6 +18,18 @@ const AWAY: Duration = Duration::from_secs(10);
 /// How soon readiness falls.
 const NOTICED_MAX: Duration = Duration::from_secs(10);
 const IN_FLIGHT: usize = 100;
+/// A broker that was killed waits until the controller has given its last life up.
+const BROKER_BACK_MAX: Duration = Duration::from_secs(30);
+
+/// How the broker's process ends, where it has one.
+fn deaths_of_the_broker() -> &'static [(&'static str, Signal)] {
+    if Stack::is_on_kafka() {
+        &[("Kafka is killed", Signal::KILL), ("Kafka is asked to end", Signal::TERM)]
+    } else {
+        // It lives in the launcher, and ends with the whole stack.
+        &[]
+    }
+}
 
 #[tokio::test]
 async fn postgres_stands_still_is_killed_and_loses_a_process_and_nothing_else_is_lost()
@@ -53,7 +66,8 @@ async fn postgres_stands_still_is_killed_and_loses_a_process_and_nothing_else_is
 }
 
 #[tokio::test]
-async fn the_broker_is_cut_off_and_what_was_said_meanwhile_goes_out_later() -> anyhow::Result<()> {
+async fn the_broker_is_cut_off_or_dies_and_what_was_said_meanwhile_goes_out_later()
+-> anyhow::Result<()> {
     with_stack(&Options { links: true, ..Options::default() }, async |stack| {
         let crowd = Crowd::of(stack).await?;
         for (what, weather) in [
@@ -79,9 +93,36 @@ async fn the_broker_is_cut_off_and_what_was_said_meanwhile_goes_out_later() -> a
             })
             .await?;
         }
+        for (what, signal) in deaths_of_the_broker() {
+            under_load(stack, &crowd, what, async || broker_dies(stack, what, *signal).await)
+                .await?;
+        }
         crowd.judge(stack).await
     })
     .await
+}
+
+/// The launcher starts it again over what it has written.
+async fn broker_dies(stack: &Stack, what: &str, signal: Signal) -> anyhow::Result<()> {
+    let (pid, restarts) = (stack.pid(KAFKA)?, stack.restarts(KAFKA));
+    let begun = Instant::now();
+    kill_process(pid, signal)?;
+    waits_in_the_outbox(stack).await?;
+    stack.restarted(KAFKA, restarts).await?;
+    ensure!(stack.pid(KAFKA)? != pid, "it is the same process: the run is void");
+    let until: String =
+        sqlx::query_scalar("select clock_timestamp()::text").fetch_one(&stack.tables).await?;
+    wait::until(BROKER_BACK_MAX, "what was said meanwhile to go out", async || {
+        let waiting = "select count(*)
+                         from \"order\".outbox o join \"order\".events e on e.id = o.event_id
+                        where e.created_at < $1::timestamptz";
+        let waiting = sqlx::query_scalar(waiting).bind(&until).fetch_one(&stack.tables);
+        let waiting: i64 = waiting.await.ok()?;
+        (waiting == 0).then_some(())
+    })
+    .await?;
+    println!("{what}: what was said meanwhile is out after {:.1?}", begun.elapsed());
+    Ok(())
 }
 
 /// Something happens while orders flow; then everybody is ready again.

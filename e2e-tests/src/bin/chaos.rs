@@ -11,7 +11,7 @@ use e2e_tests::chaos::bugs::Bug;
 use e2e_tests::chaos::report::{Report, Verdict};
 use e2e_tests::chaos::schedule::Schedule;
 use e2e_tests::chaos::{self, Settings};
-use e2e_tests::stack::{Options, Stack, with_stack};
+use e2e_tests::stack::{KAFKA, Options, Stack, with_stack};
 
 /// The in-memory broker asserts what a member of a group that comes back on another line can make
 /// untrue (`mock_cgrp_classic_member_sync_set`), and ends the launcher with it.
@@ -65,7 +65,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<Verdict> {
         }
         None => Schedule::draw(arguments.seed, arguments.seconds)?,
     };
-    schedule.head.ensure_remembered(arguments.rate)?;
+    if !Stack::is_on_kafka() {
+        schedule.head.ensure_remembered(arguments.rate)?;
+    }
     if let Some(bug) = &arguments.bug {
         ensure!(Bug::named(bug).is_some(), "{bug} is no bug that is known here");
     }
@@ -116,7 +118,8 @@ fn folder(schedule: &Schedule, arguments: &Arguments) -> PathBuf {
 fn keep_logs(stack: &Stack, out: &Path) -> anyhow::Result<()> {
     fs::write(out.join("launcher.log"), stack.said())?;
     let services = stack.processes().iter().map(String::as_str);
-    for process in services.chain(["providers", "postgres"]) {
+    let kafka = Stack::is_on_kafka().then_some(KAFKA);
+    for process in services.chain(["providers", "postgres"]).chain(kafka) {
         fs::write(out.join(format!("{process}.log")), stack.log(process))?;
     }
     Ok(())

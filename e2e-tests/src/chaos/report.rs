@@ -194,7 +194,7 @@ impl Report {
         line("heal to quiet, p50 / max", seconds_of(&self.heal_to_quiet_ms));
         let back = |until| seconds_of(&undisturbed(&self.faults, until));
         line("killed process ready, p50 / max", back(Until::Ready));
-        line("with partitions (the mock broker's pace)", back(Until::Moving));
+        line("with partitions (at the broker's pace)", back(Until::Moving));
         line("looks at the whole stack", self.looks.to_string());
         line("planted corruptions found", {
             let found = self.corruptions_found.map(|found| format!("{found} of "));

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use testkit::wait;
 
-use super::Options;
+use super::{KAFKA, Options};
 use crate::instance_of;
 use crate::link::Links;
 
@@ -38,7 +38,7 @@ impl Launcher {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM"]).arg(programs()?.join("switchback"));
         command.args(["local", "--port-base", &port_base.to_string()]);
-        command.args(["--instances", &options.instances.max(1).to_string()]);
+        command.args(["--instances", &options.instances.to_string()]);
         command.arg("--log-dir").arg(folder.path().join("logs"));
         if options.durable {
             command.arg("--durable");
@@ -94,7 +94,10 @@ impl Launcher {
     pub(super) fn child(&self, process: &str) -> Option<Pid> {
         let launcher = self.process.id().to_string();
         let (service, instance) = instance_of(process);
-        let named = format!("({service})");
+        let named = match service {
+            KAFKA => "(java)".to_owned(),
+            own => format!("({own})"),
+        };
         let stats = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| {
             let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
             let mut fields = stat.split(' ');

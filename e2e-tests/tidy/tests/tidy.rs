@@ -21,9 +21,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("payment", SERVICE_MAY_USE),
     ("shipping", SERVICE_MAY_USE),
     // Third parties and the judge share no code with the services, the command line only the tables
-    // that all of them have.
+    // that all of them have, and the topics.
     ("providers", &[]),
-    ("switchback", &["store", "testkit"]),
+    ("switchback", &["bus", "store", "testkit"]),
     ("e2e-tests", &["testkit"]),
     ("model", &["saga", "contracts", "calls", "order", "inventory", "payment", "shipping"]),
     ("tidy", &[]),

@@ -1,6 +1,8 @@
 //! Owns the story: six trains, one after another, and whether each ended as told. Refuses to fake
 //! any of it: real services, real orders, a real `kill -9`.
 
+mod place;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -9,12 +11,18 @@ use testkit::wait;
 use uuid::Uuid;
 
 use crate::client::{Client, Line, NewOrder, Order, Reason, ShipTo, Status, Timeline, read};
-use crate::local::{self, Stack};
+use crate::local;
 use crate::railway::{duration, railway};
+pub use place::NotRunning;
+use place::Place;
 
 const SKU: &str = "TEA-1";
 const STOCK: u32 = 1_000;
 const TRAIN_MAX: Duration = Duration::from_mins(1);
+
+/// What only a stack of this program's own can be told.
+const OF_ITS_OWN: [&str; 7] =
+    ["durable", "instances", "port_base", "log_dir", "settings", "broker_advertised", "traces"];
 
 /// Settings of the demo.
 #[derive(Debug, Clone, Args)]
@@ -22,6 +30,9 @@ pub struct Options {
     /// End after the story; fails if any order ended otherwise than told.
     #[arg(long)]
     pub once: bool,
+    /// Tell it on the stack that `make up` has started, and leave that running.
+    #[arg(long, conflicts_with_all = OF_ITS_OWN)]
+    pub compose: bool,
     #[command(flatten)]
     pub local: local::Options,
 }
@@ -95,13 +106,17 @@ const STORY: [Train; 6] = [
 
 /// `switchback demo`.
 pub async fn run(options: &Options) -> anyhow::Result<()> {
+    if options.compose {
+        println!("{}\n", Place::Compose.describe().await?);
+        return tell(&Place::Compose, options.once).await;
+    }
     let begun = Instant::now();
     let told = local::with_stack(&options.local, async |stack| {
-        println!("{}", stack.describe());
+        let place = Place::Local(stack);
+        println!("{}", place.describe().await?);
         println!("ready after {:.1} s\n", begun.elapsed().as_secs_f32());
-        tell(stack).await?;
+        tell(&place, options.once).await?;
         if !options.once {
-            println!("{}", invitation(&stack.url("order")?));
             std::future::pending::<()>().await;
         }
         Ok(())
@@ -111,13 +126,15 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn tell(stack: &Stack) -> anyhow::Result<()> {
+async fn tell(place: &Place<'_>, is_all: bool) -> anyhow::Result<()> {
+    let order = place.url("order").await?;
     let teller = Teller {
-        stack,
-        order: Client::try_new(&stack.url("order")?)?,
-        providers: Client::try_new(&stack.url("providers")?)?,
+        place,
+        jaeger: place.jaeger().await?,
+        order: Client::try_new(&order)?,
+        providers: Client::try_new(&place.url("providers").await?)?,
     };
-    let inventory = Client::try_new(&stack.url("inventory")?)?;
+    let inventory = Client::try_new(&place.url("inventory").await?)?;
     inventory.set_stock(SKU, STOCK).await.context("counting the stock")?;
     let mut otherwise = Vec::new();
     for (number, train) in (1..).zip(&STORY) {
@@ -129,11 +146,15 @@ async fn tell(stack: &Stack) -> anyhow::Result<()> {
     }
     ensure!(otherwise.is_empty(), "ended otherwise than told: {}", otherwise.join("; "));
     println!("All {} orders ended as told.", STORY.len());
+    if !is_all {
+        println!("{}", invitation(&order, place.end()));
+    }
     Ok(())
 }
 
 struct Teller<'a> {
-    stack: &'a Stack,
+    place: &'a Place<'a>,
+    jaeger: Option<String>,
     order: Client,
     providers: Client,
 }
@@ -142,13 +163,18 @@ impl Teller<'_> {
     async fn run(&self, train: &Train) -> anyhow::Result<()> {
         let wanted = new_order(train.payment_method, train.postcode);
         let placed = self.order.place(&wanted, &Uuid::new_v4().to_string()).await?;
+        let trace_id = placed["trace_id"].as_str().unwrap_or_default().to_owned();
         let id = read::<Order>(placed)?.order_id;
         self.disturb(train, id).await?;
         let order = self.ended(id).await?;
         let timeline = self.told(id).await?;
         print!("{}", railway(&timeline));
         self.judge(train, &order).await?;
-        println!("  {}\n", outcome(train, &order, &timeline));
+        println!("  {}", outcome(train, &order, &timeline));
+        if let Some(jaeger) = &self.jaeger {
+            println!("  order {id}, its trace: {jaeger}/trace/{trace_id}");
+        }
+        println!();
         Ok(())
     }
 
@@ -161,7 +187,7 @@ impl Teller<'_> {
         })
         .await?;
         if train.meanwhile == Meanwhile::KillPayment {
-            return self.stack.service("payment")?.kill();
+            return self.place.kill_payment().await;
         }
         self.order.cancel(id, &Uuid::new_v4().to_string()).await.map(drop)
     }
@@ -234,7 +260,7 @@ fn outcome(train: &Train, order: &Order, timeline: &Timeline) -> String {
     }
 }
 
-fn invitation(url: &str) -> String {
+fn invitation(url: &str, end: &str) -> String {
     let order = new_order("pm_card_ok", "4051");
     let body = serde_json::to_string(&order).unwrap_or_default();
     format!(
@@ -242,6 +268,6 @@ fn invitation(url: &str) -> String {
          \n  curl -si {url}/v1/orders -H 'Idempotency-Key: mine-1' \\\n    \
          -H 'Content-Type: application/json' \\\n    -d '{body}'\n\
          \n  curl -s {url}/v1/orders/<order_id>/timeline\n\
-         \nCtrl-C stops everything and leaves nothing behind."
+         \n{end} and leaves nothing behind."
     )
 }

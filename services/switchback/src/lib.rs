@@ -5,9 +5,12 @@
 pub mod client;
 pub mod demo;
 pub mod events;
+pub mod healthcheck;
 pub mod local;
 pub mod orders;
 pub mod processes;
 pub mod railway;
 mod signals;
 pub mod supervisor;
+pub mod topics;
+pub mod trace;

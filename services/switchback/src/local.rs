@@ -1,17 +1,23 @@
-//! Owns the embedded stack: a throwaway Postgres, an in-memory broker, the providers and one or two
+//! Owns a stack on this machine: a throwaway Postgres, a broker, the providers and one or two
 //! processes of each service. Refuses to leave anything behind.
+
+mod broker;
+mod collector;
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::Args;
 use rustix::process::Signal;
 use testkit::postgres::{Home, Options as PostgresOptions, SUPERUSER};
-use testkit::{Broker, wait};
 use tokio_util::sync::CancellationToken;
+
+use broker::Broker;
+pub use broker::{BROKER_PORT, Kind};
+use collector::Collector;
+pub use collector::Traces;
 
 use crate::client::Client;
 use crate::processes::{self, PROVIDERS, PROVIDERS_PORT, Process, SERVICES, Setting};
@@ -21,24 +27,25 @@ use crate::supervisor::{Program, Supervised};
 /// Where a stack's ports begin when nobody says otherwise.
 pub const PORT_BASE: u16 = 8080;
 const DATABASE: &str = "switchback";
-const BROKER_PORT: u16 = 12;
 const POSTGRES_PORT: u16 = 32;
-const READY_MAX: Duration = Duration::from_mins(1);
-/// What had to be started this often before it was ever ready will not make it.
-const STARTS_MAX: u32 = 3;
 
-/// Settings of the embedded stack.
+/// Settings of a stack.
 #[derive(Debug, Clone, Args)]
 #[group(skip)]
 pub struct Options {
-    /// Let Postgres wait for the disk at each commit: slower, for measurements.
+    /// What carries the events.
+    #[arg(long, env = "BROKER", value_enum, default_value_t = Kind::Memory)]
+    pub broker: Kind,
+    /// Let Postgres wait for the disk at each commit, and Kafka's Java start slower and run faster: for
+    /// measurements.
     #[arg(long)]
     pub durable: bool,
     /// Processes of each service. The second ones are called payment-2 and so on.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=2))]
     pub instances: u16,
     /// Ports count from here: order +1, inventory +2, payment +3, shipping +4, providers +5,
-    /// broker +12, Postgres +32; second instances 20 above the first.
+    /// broker +12, Kafka's controller +13, Jaeger +14 to +17 (its pages +15), Postgres +32; second
+    /// instances 20 above the first.
     #[arg(long, default_value_t = PORT_BASE, value_parser = clap::value_parser!(u16).range(1_024..=65_000))]
     pub port_base: u16,
     /// Keep the logs in this folder instead of throwing them away with the rest.
@@ -50,6 +57,9 @@ pub struct Options {
     /// Where the broker tells its clients to come, when something stands in front of it.
     #[arg(long, value_name = "ADDRESS")]
     pub broker_advertised: Option<SocketAddr>,
+    /// Where spans go: `jaeger` starts one beside the stack, an address is that of your own collector.
+    #[arg(long, value_name = "jaeger|URL")]
+    pub traces: Option<Traces>,
 }
 
 /// A running stack.
@@ -61,14 +71,16 @@ pub struct Stack {
     services: Vec<(Process, Supervised)>,
     services_stop: CancellationToken,
     broker: Broker,
+    collector: Option<Collector>,
     postgres: Supervised,
-    postgres_stop: CancellationToken,
+    /// Of the broker, Jaeger and Postgres, which the services stand on.
+    ground_stop: CancellationToken,
     // Dropped last: the server must have ended.
     home: Home,
 }
 
 impl Stack {
-    /// Makes the broker and Postgres, which comes up while the caller goes on.
+    /// Makes Postgres and the broker, which come up while the caller goes on.
     ///
     /// Call it on the main thread: all processes end with the thread that started them.
     fn begin(options: &Options, processes: &[Process]) -> anyhow::Result<Self> {
@@ -76,14 +88,10 @@ impl Stack {
         let binaries = binaries()?;
         processes::ensure_known(&options.settings, processes)?;
         let services = processes.iter().map(|process| process.port);
-        for offset in services.chain([BROKER_PORT, POSTGRES_PORT]) {
+        let of_jaeger = options.traces.as_ref().map_or(&[][..], Traces::ports);
+        let ground = options.broker.ports().iter().chain(of_jaeger).chain(&[POSTGRES_PORT]);
+        for offset in services.chain(ground.copied()) {
             ensure_free(port(offset))?;
-        }
-        let topics = SERVICES.map(|service| format!("{service}.events.v1"));
-        let broker =
-            Broker::start(Some(port(BROKER_PORT)), &topics.each_ref().map(String::as_str))?;
-        if let Some(address) = options.broker_advertised {
-            broker.advertise(address)?;
         }
         let home = Home::make(PostgresOptions {
             port: Some(port(POSTGRES_PORT)),
@@ -91,8 +99,16 @@ impl Stack {
         })?;
         let log_dir = options.log_dir.clone().unwrap_or_else(|| home.folder().join("log"));
         fs::create_dir_all(&log_dir).with_context(|| format!("{}", log_dir.display()))?;
-        let postgres_stop = CancellationToken::new();
-        let postgres = Supervised::start(server(&home, &log_dir), postgres_stop.clone())?;
+        let ground_stop = CancellationToken::new();
+        let broker = Broker::begin(options, &log_dir, &ground_stop)?;
+        let traces = options.traces.as_ref();
+        let collector = traces
+            .map(|traces| Collector::begin(traces, options.port_base, &log_dir, &ground_stop))
+            .transpose()?;
+        // A fast shutdown: it waits for nobody who is still connected.
+        let log = log_dir.join("postgres.log");
+        let server = Program::of("postgres", &home.server(), log, Signal::INT);
+        let postgres = Supervised::start(server, ground_stop.clone())?;
         Ok(Self {
             port_base: options.port_base,
             binaries,
@@ -100,20 +116,31 @@ impl Stack {
             services: Vec::new(),
             services_stop: CancellationToken::new(),
             broker,
+            collector,
             postgres,
-            postgres_stop,
+            ground_stop,
             home,
         })
     }
 
-    /// Starts the services as soon as Postgres lets them in, and returns when they are ready.
+    /// Starts the services as soon as Postgres and the broker let them in, and returns when they are
+    /// ready.
     async fn complete(
         &mut self,
         processes: Vec<Process>,
         settings: &[Setting],
     ) -> anyhow::Result<()> {
-        is_ready(&self.postgres, async || self.home.is_served()).await?;
-        self.home.create_database(DATABASE, &SERVICES).await?;
+        let database = async {
+            self.postgres.ready(async || self.home.is_served()).await?;
+            self.home.create_database(DATABASE, &SERVICES).await
+        };
+        let collector = async {
+            match &self.collector {
+                Some(collector) => collector.ready().await,
+                None => Ok(()),
+            }
+        };
+        tokio::try_join!(database, self.broker.ready(), collector)?;
         for process in processes {
             let mut program = self.program(&process);
             let own = settings.iter().filter(|setting| setting.process == process.name);
@@ -124,7 +151,7 @@ impl Stack {
         }
         for (process, service) in &self.services {
             let client = Client::try_new(&self.url_of(process))?;
-            is_ready(service, async || client.is_ready("/readyz").await).await?;
+            service.ready(async || client.is_ready("/readyz").await).await?;
         }
         Ok(())
     }
@@ -136,6 +163,11 @@ impl Stack {
 
     pub fn service(&self, name: &str) -> anyhow::Result<&Supervised> {
         Ok(&self.find(name)?.1)
+    }
+
+    /// Where the pages of its Jaeger are, if it has one.
+    pub fn jaeger(&self) -> Option<String> {
+        self.collector.as_ref().and_then(Collector::jaeger).map(|(pages, _)| pages)
     }
 
     fn find(&self, name: &str) -> anyhow::Result<&(Process, Supervised)> {
@@ -161,8 +193,16 @@ impl Stack {
             })
             .collect();
         let database = self.home.url(SUPERUSER, DATABASE);
-        lines.push(("broker", self.broker.bootstrap().to_owned()));
+        let broker = self.broker.bootstrap().to_owned();
+        let broker = match self.broker.process() {
+            Some(process) => with_pid(broker, process),
+            None => broker,
+        };
+        lines.push(("broker", broker));
         lines.push(("postgres", with_pid(database, &self.postgres)));
+        if let Some((pages, process)) = self.collector.as_ref().and_then(Collector::jaeger) {
+            lines.push(("jaeger", with_pid(pages, process)));
+        }
         lines.push(("logs", self.log_dir.display().to_string()));
         let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
         let lines: Vec<_> =
@@ -176,7 +216,11 @@ impl Stack {
         for (_, service) in self.services {
             service.ended().await;
         }
-        self.postgres_stop.cancel();
+        self.ground_stop.cancel();
+        self.broker.ended().await;
+        if let Some(collector) = self.collector {
+            collector.ended().await;
+        }
         self.postgres.ended().await;
     }
 
@@ -196,10 +240,9 @@ impl Stack {
             environment.push(("DATABASE_URL", url("app")));
             environment.push(("MIGRATE_URL", url("owner")));
             environment.push(("KAFKA_BROKERS", self.broker.bootstrap().to_owned()));
-            // The in-memory broker sleeps out an empty fetch, and holds a group's change of members
-            // back until a dead one's session is over.
-            environment.push(("FETCH_WAIT_MS", "25".to_owned()));
-            environment.push(("SESSION_TIMEOUT_MS", "3000".to_owned()));
+            let of_broker = self.broker.settings().iter();
+            environment.extend(of_broker.map(|(name, value)| (*name, (*value).to_owned())));
+            environment.extend(self.collector.iter().flat_map(Collector::settings));
         }
         for (caller, provider) in [("payment", "payment"), ("shipping", "carrier")] {
             if *service == caller {
@@ -224,40 +267,6 @@ impl Stack {
 pub fn database_url(port_base: u16) -> String {
     let port = port_base + POSTGRES_PORT;
     format!("postgres://{{service}}_app@127.0.0.1:{port}/{DATABASE}")
-}
-
-/// It asks for its own end with the launcher's.
-fn server(home: &Home, log_dir: &Path) -> Program {
-    let command = home.server();
-    Program {
-        name: "postgres".to_owned(),
-        path: command.get_program().into(),
-        arguments: command.get_args().map(ToOwned::to_owned).collect(),
-        environment: Vec::new(),
-        log: log_dir.join("postgres.log"),
-        // A fast shutdown: it waits for nobody who is still connected.
-        stop: Signal::INT,
-    }
-}
-
-/// Returns when a process is ready; fails when it dies again and again instead.
-async fn is_ready(
-    process: &Supervised,
-    mut probe: impl AsyncFnMut() -> bool,
-) -> anyhow::Result<()> {
-    let name = &process.program.name;
-    let what = format!("{name} to be ready");
-    let ready = wait::until(READY_MAX, &what, async || {
-        if probe().await {
-            return Some(true);
-        }
-        (process.starts() > STARTS_MAX).then_some(false)
-    });
-    match ready.await {
-        Ok(true) => Ok(()),
-        Ok(false) => bail!("{name} dies again and again; {}", process.program.log_tail()),
-        Err(error) => Err(error.context(process.program.log_tail())),
-    }
 }
 
 /// The services' programs lie beside this one.

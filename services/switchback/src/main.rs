@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use switchback::{demo, events, local, orders};
+use switchback::{demo, events, healthcheck, local, orders, topics, trace};
 
 const FAILED: u8 = 1;
 const NOT_REACHABLE: u8 = 3;
@@ -27,6 +27,12 @@ enum Command {
     Orders(orders::Options),
     /// Publish again what the broker has lost.
     Events(events::Options),
+    /// Make the topics on a broker of your own.
+    Topics(topics::Options),
+    /// Show an order's way through all processes, as Jaeger has it.
+    Trace(trace::Options),
+    /// Ask a service whether it is well: 0 yes, 1 no.
+    Healthcheck(healthcheck::Options),
 }
 
 /// On one thread: the processes it starts end with the thread that started them.
@@ -37,6 +43,9 @@ async fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options).await,
         Command::Orders(options) => orders::run(options).await,
         Command::Events(options) => events::run(options).await,
+        Command::Topics(options) => topics::run(options).await,
+        Command::Trace(options) => trace::run(options).await,
+        Command::Healthcheck(options) => healthcheck::run(options).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -48,7 +57,12 @@ async fn main() -> ExitCode {
 }
 
 fn is_unreachable(error: &anyhow::Error) -> bool {
-    if error.is::<events::NobodyThere>() {
+    let no_broker = error.downcast_ref::<bus::Error>();
+    if error.is::<events::NobodyThere>()
+        || error.is::<topics::NobodyThere>()
+        || error.is::<demo::NotRunning>()
+        || matches!(no_broker, Some(bus::Error::NoBroker(_)))
+    {
         return true;
     }
     let requests = error.chain().filter_map(|cause| cause.downcast_ref::<reqwest::Error>());

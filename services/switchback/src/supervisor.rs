@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use testkit::wait;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -25,6 +26,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Longer than a service takes for an orderly end, which is at most 20 s.
 const STOP_MAX: Duration = Duration::from_secs(25);
 const TAIL_LINES: usize = 20;
+const READY_MAX: Duration = Duration::from_mins(1);
+/// What had to be started this often before it was ever ready will not make it.
+const STARTS_MAX: u32 = 3;
 
 /// How to start a process, and how to ask it to end.
 #[derive(Debug, Clone)]
@@ -39,6 +43,22 @@ pub struct Program {
 }
 
 impl Program {
+    /// What somebody else knows how to start.
+    pub fn of(name: &str, command: &std::process::Command, log: PathBuf, stop: Signal) -> Self {
+        Self {
+            name: name.to_owned(),
+            path: command.get_program().into(),
+            arguments: command.get_args().map(ToOwned::to_owned).collect(),
+            environment: (command.get_envs())
+                .filter_map(|(name, value)| {
+                    Some((name.to_str()?.to_owned(), value?.to_str()?.to_owned()))
+                })
+                .collect(),
+            log,
+            stop,
+        }
+    }
+
     /// From `/`, where every user may be: Postgres runs as another one.
     fn spawn(&self) -> anyhow::Result<Child> {
         let log = File::options().create(true).append(true).open(&self.log)?;
@@ -95,6 +115,23 @@ impl Supervised {
     /// The process, if it runs now.
     pub fn pid(&self) -> Option<u32> {
         self.life.borrow().pid
+    }
+
+    /// Returns when it is ready; fails when it dies again and again instead.
+    pub async fn ready(&self, mut probe: impl AsyncFnMut() -> bool) -> anyhow::Result<()> {
+        let name = &self.program.name;
+        let what = format!("{name} to be ready");
+        let ready = wait::until(READY_MAX, &what, async || {
+            if probe().await {
+                return Some(true);
+            }
+            (self.starts() > STARTS_MAX).then_some(false)
+        });
+        match ready.await {
+            Ok(true) => Ok(()),
+            Ok(false) => bail!("{name} dies again and again; {}", self.program.log_tail()),
+            Err(error) => Err(error.context(self.program.log_tail())),
+        }
     }
 
     /// Ends the process as a power cut would; it is started again.

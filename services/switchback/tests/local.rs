@@ -44,10 +44,15 @@ impl Site {
     }
 
     fn launch_with(&self, port_base: u16, arguments: &[&str]) -> anyhow::Result<Child> {
+        Ok(self.command(port_base, arguments).spawn()?)
+    }
+
+    fn command(&self, port_base: u16, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.folder.path().join("switchback"));
         command.args(["local", "--port-base", &port_base.to_string()]).args(arguments);
-        command.env("TMPDIR", self.folder.path().join("tmp")).stdin(Stdio::null());
-        Ok(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
+        command.env("TMPDIR", self.folder.path().join("tmp")).env_remove("BROKER");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
     }
 
     fn leftovers(&self) -> Vec<PathBuf> {
@@ -57,7 +62,7 @@ impl Site {
 }
 
 fn free_base() -> anyhow::Result<u16> {
-    ports::free_base(&[1, 2, 3, 4, 5, 12, 21, 22, 23, 24, 32])
+    ports::free_base(&[1, 2, 3, 4, 5, 12, 13, 21, 22, 23, 24, 32])
 }
 
 fn processes_with(text: &Path) -> usize {
@@ -148,6 +153,18 @@ fn a_taken_port_is_named_before_anything_is_started() -> anyhow::Result<()> {
     let wanted = format!("port {} is taken; choose others with --port-base", base + 12);
     assert!(errors(&output).contains(&wanted), "{}", errors(&output));
     assert_eq!(site.leftovers(), [] as [PathBuf; 0]);
+    Ok(())
+}
+
+#[test]
+fn a_kafka_that_is_missing_is_named_with_the_command_that_brings_it() -> anyhow::Result<()> {
+    let site = Site::new(IDLE)?;
+    let mut command = site.command(free_base()?, &["--broker", "kafka"]);
+    let output = command.env("KAFKA_HOME", site.folder.path()).output()?;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors(&output).contains("type `make kafka`"), "{}", errors(&output));
+    assert_eq!(site.leftovers(), [] as [PathBuf; 0]);
+    assert_eq!(processes_with(site.folder.path()), 0);
     Ok(())
 }
 

@@ -25,6 +25,8 @@ pub enum Refusal {
     InvalidRecord,
     /// The producer may not write to this topic.
     NotAllowed,
+    /// Too few copies would be kept at the moment.
+    NotEnoughReplicas,
 }
 
 impl Refusal {
@@ -34,6 +36,7 @@ impl Refusal {
             Self::TooLarge => Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE,
             Self::InvalidRecord => Code::RD_KAFKA_RESP_ERR_INVALID_RECORD,
             Self::NotAllowed => Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+            Self::NotEnoughReplicas => Code::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
         }
     }
 }
@@ -67,6 +70,11 @@ impl Broker {
         let proxy = Proxy::start(at, to).with_context(|| format!("the broker's port {port}"))?;
         mock.advertise(at)?;
         Ok(Self { bootstrap: at.to_string(), _proxy: Some(proxy), mock })
+    }
+
+    /// Makes a topic that is missing.
+    pub fn make(&self, topic: &str) -> anyhow::Result<()> {
+        self.mock.create_topic(topic, PARTITIONS)
     }
 
     /// Tells clients to come to another address, where somebody passes them on to this one.

@@ -1,9 +1,11 @@
-//! Owns an OpenTelemetry collector that keeps every span it is sent. Refuses metrics and logs.
+//! Owns spans as a collector sees them, and a collector that keeps every one it is sent. Refuses
+//! metrics and logs.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -17,17 +19,20 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode as SpanStatus;
-use opentelemetry_proto::tonic::trace::v1::{Span as Sent, span::SpanKind};
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span as Sent};
 use prost::Message;
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+
+pub use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 
 use crate::wait;
 
 type Spans = Arc<Mutex<Vec<Span>>>;
 
 /// A span as it arrived; ids in hexadecimal, attributes as text.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Span {
     pub trace_id: String,
     pub span_id: String,
@@ -36,14 +41,25 @@ pub struct Span {
     /// `service.name` of the resource that sent it.
     pub service: String,
     pub name: String,
+    #[serde(serialize_with = "by_name")]
     pub kind: SpanKind,
+    /// Since 1970, as is its end.
+    pub begun_ns: u64,
+    pub ended_ns: u64,
     pub attributes: BTreeMap<String, String>,
     pub links: Vec<Link>,
     pub is_error: bool,
 }
 
+impl Span {
+    /// An attribute's text; empty if it is not there.
+    pub fn attribute(&self, name: &str) -> &str {
+        self.attributes.get(name).map_or("", String::as_str)
+    }
+}
+
 /// What a span points at without being its child.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Link {
     pub trace_id: String,
     pub span_id: String,
@@ -83,20 +99,28 @@ impl Collector {
         complete: impl Fn(&[Span]) -> bool,
         at_most: Duration,
     ) -> anyhow::Result<Vec<Span>> {
-        let of_trace = || {
-            let mut spans = self.spans();
+        let of_trace = |mut spans: Vec<Span>| {
             spans.retain(|span| span.trace_id == trace_id);
             spans
         };
-        let what = format!("the spans of trace {trace_id}");
-        let found = wait::until(at_most, &what, async || {
-            let spans = of_trace();
+        let found = self.wait_for_all(at_most, |spans| complete(&of_trace(spans.to_vec())));
+        found.await.map(of_trace).with_context(|| format!("trace {trace_id}"))
+    }
+
+    /// All spans as soon as they are what the caller waits for.
+    pub async fn wait_for_all(
+        &self,
+        at_most: Duration,
+        complete: impl Fn(&[Span]) -> bool,
+    ) -> anyhow::Result<Vec<Span>> {
+        let found = wait::until(at_most, "spans", async || {
+            let spans = self.spans();
             complete(&spans).then_some(spans)
         });
-        found.await.map_err(|error| {
-            let names: Vec<_> =
-                of_trace().into_iter().map(|span| (span.service, span.name)).collect();
-            error.context(format!("arrived so far: {names:?}"))
+        found.await.with_context(|| {
+            let arrived = self.spans().into_iter();
+            let arrived = arrived.map(|span| (span.trace_id, span.service, span.name));
+            format!("arrived so far: {:?}", arrived.collect::<Vec<_>>())
         })
     }
 }
@@ -111,15 +135,20 @@ async fn receive(State(spans): State<Spans>, body: Bytes) -> Response {
     let Ok(request) = ExportTraceServiceRequest::decode(body) else {
         return StatusCode::BAD_REQUEST.into_response();
     };
-    let received = request.resource_spans.into_iter().flat_map(|of_resource| {
+    let received = read(request.resource_spans);
+    spans.lock().unwrap_or_else(PoisonError::into_inner).extend(received);
+    let answer = ExportTraceServiceResponse::default().encode_to_vec();
+    ([(CONTENT_TYPE, "application/x-protobuf")], answer).into_response()
+}
+
+/// What OTLP says in many layers.
+pub(crate) fn read(resources: Vec<ResourceSpans>) -> impl Iterator<Item = Span> {
+    resources.into_iter().flat_map(|of_resource| {
         let resource = attributes(of_resource.resource.unwrap_or_default().attributes);
         let service = resource.get("service.name").cloned().unwrap_or_default();
         let spans = of_resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
         spans.map(move |span| kept(&service, span))
-    });
-    spans.lock().unwrap_or_else(PoisonError::into_inner).extend(received);
-    let answer = ExportTraceServiceResponse::default().encode_to_vec();
-    ([(CONTENT_TYPE, "application/x-protobuf")], answer).into_response()
+    })
 }
 
 fn kept(service: &str, span: Sent) -> Span {
@@ -134,6 +163,8 @@ fn kept(service: &str, span: Sent) -> Span {
         parent_span_id: hex(&span.parent_span_id),
         service: service.to_owned(),
         name: span.name,
+        begun_ns: span.start_time_unix_nano,
+        ended_ns: span.end_time_unix_nano,
         attributes: attributes(span.attributes),
         links: links
             .map(|link| Link { trace_id: hex(&link.trace_id), span_id: hex(&link.span_id) })
@@ -158,4 +189,9 @@ fn text(value: Option<AnyValue>) -> String {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference over")]
+fn by_name<S: serde::Serializer>(kind: &SpanKind, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(kind.as_str_name())
 }

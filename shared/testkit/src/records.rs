@@ -1,13 +1,14 @@
 //! Owns raw records: what a test puts on a topic, and what it finds there. Refuses to know what
 //! they mean.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -40,6 +41,10 @@ pub async fn produce(bootstrap: &str, topic: &str, records: &[Record]) -> anyhow
         .set("linger.ms", "0")
         .set("message.max.bytes", RECORD_BYTES_MAX)
         .create()?;
+    send(&producer, topic, records).await
+}
+
+async fn send(producer: &FutureProducer, topic: &str, records: &[Record]) -> anyhow::Result<()> {
     let mut reports = Vec::with_capacity(records.len());
     for record in records {
         let headers = OwnedHeaders::new_with_capacity(record.headers.len());
@@ -62,12 +67,41 @@ pub async fn produce(bootstrap: &str, topic: &str, records: &[Record]) -> anyhow
     Ok(())
 }
 
+/// How a transaction ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    Commit,
+    Abort,
+}
+
+/// Puts records on a topic in a transaction of their own.
+pub async fn transact(
+    bootstrap: &str,
+    topic: &str,
+    records: &[Record],
+    ending: Ending,
+) -> anyhow::Result<()> {
+    let producer: FutureProducer = config(bootstrap).set("transactional.id", "testkit").create()?;
+    let control = producer.clone();
+    let begun = move || {
+        control.init_transactions(DEADLINE)?;
+        control.begin_transaction()
+    };
+    tokio::task::spawn_blocking(begun).await??;
+    send(&producer, topic, records).await?;
+    let end = move || match ending {
+        Ending::Commit => producer.commit_transaction(DEADLINE),
+        Ending::Abort => producer.abort_transaction(DEADLINE),
+    };
+    Ok(tokio::task::spawn_blocking(end).await??)
+}
+
 /// All that is on a topic now, partition by partition, without joining any group.
 pub async fn read(bootstrap: &str, topic: &str) -> anyhow::Result<Vec<Record>> {
     let consumer: BaseConsumer = config(bootstrap)
         .set("group.id", "testkit")
         .set("enable.auto.commit", "false")
-        .set("enable.partition.eof", "false")
+        .set("enable.partition.eof", "true")
         .set("fetch.wait.max.ms", "20")
         .create()?;
     let topic = topic.to_owned();
@@ -81,27 +115,27 @@ fn config(bootstrap: &str) -> ClientConfig {
 }
 
 fn read_to_the_end(consumer: &BaseConsumer, topic: &str) -> anyhow::Result<Vec<Record>> {
-    let (mut wanted, mut assignment) = (BTreeMap::new(), TopicPartitionList::new());
+    let (mut unread, mut assignment) = (BTreeSet::new(), TopicPartitionList::new());
     let metadata = consumer.fetch_metadata(Some(topic), DEADLINE)?;
     let found = metadata.topics().first().context("a topic that was asked for")?;
+    ensure!(found.error().is_none(), "{topic}: {:?}", found.error());
     for partition in found.partitions() {
-        let (low, high) = consumer.fetch_watermarks(topic, partition.id(), DEADLINE)?;
-        if high > low {
-            wanted.insert(partition.id(), high);
-            assignment.add_partition_offset(topic, partition.id(), Offset::Offset(low))?;
-        }
+        unread.insert(partition.id());
+        assignment.add_partition_offset(topic, partition.id(), Offset::Beginning)?;
     }
     consumer.assign(&assignment)?;
     let (end, mut records) = (Instant::now() + DEADLINE, Vec::new());
-    while !wanted.is_empty() {
-        ensure!(Instant::now() < end, "{topic} could not be read to its end: {wanted:?}");
-        let Some(message) = consumer.poll(POLL) else { continue };
-        let message = message?;
-        let (partition, high) = (message.partition(), wanted.get(&message.partition()));
-        if high.is_some_and(|high| message.offset() + 1 >= *high) {
-            wanted.remove(&partition);
+    while !unread.is_empty() {
+        ensure!(Instant::now() < end, "{topic} could not be read to its end: {unread:?}");
+        match consumer.poll(POLL) {
+            None => {}
+            Some(Ok(message)) => records.push(owned(&message)),
+            // The last place may hold no record: where a transaction ended, for one.
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                unread.remove(&partition);
+            }
+            Some(Err(error)) => return Err(error.into()),
         }
-        records.push(owned(&message));
     }
     records.sort_by_key(|record: &Record| record.partition);
     Ok(records)
