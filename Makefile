@@ -8,21 +8,27 @@ CARGO := scripts/cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/$(if $(RELEASE),release,debug)
 REPEAT ?= 1
 PORT_BASE ?= 8080
+BROKER ?= memory
+export BROKER
+# What the parts that were asked for need: nothing but what setup brings, unless they are real ones.
+PARTS = $(if $(filter kafka,$(BROKER)),kafka) $(if $(filter jaeger,$(TRACES)),jaeger)
 # Selecting by test and not by package keeps one set of features, so nothing is compiled twice.
 tests_in = $(patsubst %.rs,--test %,$(notdir $(wildcard $(1)/tests/*.rs)))
 # Nextest where it is there, cargo's own runner elsewhere: the same tests.
 TEST = $(CARGO) $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 CHAOS = $(BIN)/chaos --rate $(or $(RATE),10) --commit $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+COMPOSE = docker compose $(if $(PREBUILT),--file compose.yaml --file deploy/compose.prebuilt.yaml)
+OURS := order inventory payment shipping providers switchback
 BUGS := no_inbox_no_idempotence fresh_key ack_first dual_write unknown_refused
 
 .PHONY: help
 help: ## what can be typed here
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: setup ## sagas on the terminal: arriving, switching back, surviving a kill (ONCE=1 ends, RELEASE=1)
+demo: setup $(PARTS) ## sagas on the terminal: arriving, switching back, surviving a kill (ONCE=1 ends, RELEASE=1, BROKER=kafka, TRACES=jaeger)
 	$(CARGO) build --locked --workspace --bins $(if $(RELEASE),--release)
-	$(BIN)/switchback demo --port-base $(PORT_BASE) $(if $(ONCE),--once)
+	$(BIN)/switchback demo --port-base $(PORT_BASE) $(if $(TRACES),--traces $(TRACES)) $(if $(ONCE),--once)
 
 .PHONY: test
 test: setup ## all that is quick: unit, property, store and shell tests, the model, tidy, examples
@@ -38,7 +44,7 @@ model: setup ## the model checker over the four real decision functions, with it
 	$(CARGO) test --locked --workspace $(call tests_in,e2e-tests/model) -- --nocapture
 
 .PHONY: e2e
-e2e: ## scenarios and crash points on real processes (REPEAT=n, DISPATCH=outbox)
+e2e: $(PARTS) ## scenarios and crash points on real processes (REPEAT=n, DISPATCH=outbox, BROKER=kafka, INSTANCES=2)
 	@scripts/setup e2e
 	scenarios="--locked --workspace --features chaos $(call tests_in,e2e-tests)"
 	$(CARGO) build --locked --workspace --bins --features chaos
@@ -46,11 +52,66 @@ e2e: ## scenarios and crash points on real processes (REPEAT=n, DISPATCH=outbox)
 	for pass in $$(seq $(REPEAT)); do
 	    start=$$SECONDS
 	    $(TEST) $$scenarios --no-fail-fast
-	    echo "e2e: pass $$pass of $(REPEAT) took $$((SECONDS - start)) s (DISPATCH=$${DISPATCH:-direct})"
+	    echo "e2e: pass $$pass of $(REPEAT) took $$((SECONDS - start)) s (DISPATCH=$${DISPATCH:-direct} BROKER=$(BROKER) INSTANCES=$${INSTANCES:-1})"
 	done
 
+.PHONY: contract
+contract: setup kafka ## what the bus relies on, over the in-memory broker and over Apache Kafka (REPEAT=n)
+	$(CARGO) build --locked --workspace --examples
+	for pass in $$(seq $(REPEAT)); do
+	    for broker in memory kafka; do
+	        start=$$SECONDS
+	        BROKER=$$broker $(TEST) --locked --workspace --exclude e2e-tests --test contract --no-fail-fast
+	        echo "contract: pass $$pass of $(REPEAT) took $$((SECONDS - start)) s (BROKER=$$broker)"
+	    done
+	done
+
+.PHONY: e2e-traces
+e2e-traces: setup jaeger $(PARTS) ## the demo's story, then its traces as the real Jaeger tells them (BROKER=kafka)
+	$(CARGO) build --locked --workspace --bins --features chaos
+	TRACES=jaeger $(TEST) --locked --workspace --features chaos --test traces --no-fail-fast
+
+.PHONY: image
+image: ## the image that holds every binary of ours (PREBUILT=1: built here, not in a container)
+	if [ -n "$(PREBUILT)" ]; then
+	    scripts/setup
+	    $(CARGO) build --locked --workspace --bins $(if $(RELEASE),--release)
+	    install -D --strip --target-directory=target/image/out $(addprefix $(BIN)/,$(OURS))
+	fi
+	$(COMPOSE) build
+
+.PHONY: up
+up: image ## every part as it is deployed, in containers: Kafka, Postgres, Jaeger and ours (PREBUILT=1)
+	$(COMPOSE) up --detach --wait --wait-timeout 180
+	for service in $(filter-out switchback,$(OURS)); do
+	    printf '%-10s http://%s\n' "$$service" "$$($(COMPOSE) port "$$service" 8080)"
+	done
+	printf '%-10s http://%s\n' jaeger "$$($(COMPOSE) port jaeger 16686)"
+
+.PHONY: down
+down: ## ends what `make up` began; no container, network or volume is left
+	$(COMPOSE) --profile '*' down --volumes --remove-orphans
+
+.PHONY: logs
+logs: ## follows what the containers say
+	$(COMPOSE) logs --follow --tail 20
+
+.PHONY: ps
+ps: ## the containers, and how they are
+	$(COMPOSE) ps --all
+
+.PHONY: demo-compose
+demo-compose: setup ## the demo's story on what `make up` has started
+	$(CARGO) build --locked --workspace --bins
+	$(BIN)/switchback demo --compose $(if $(ONCE),--once)
+
+.PHONY: compose-test
+compose-test: setup image ## containers of its own: orders, roles, kills under load, and what all that costs (PREBUILT=1)
+	$(CARGO) build --locked --workspace --example compose
+	$(or $(CARGO_TARGET_DIR),target)/debug/examples/compose
+
 .PHONY: chaos
-chaos: setup ## everything breaks while orders run, then it is checked (SECONDS=180 SEED=1 RATE=10 SCHEDULE=file BUG=name)
+chaos: setup $(PARTS) ## everything breaks while orders run, then it is checked (SECONDS=180 SEED=1 RATE=10 SCHEDULE=file BUG=name)
 	$(CARGO) build --locked --workspace --bins --features chaos
 	$(CHAOS) $(if $(SCHEDULE),--schedule $(SCHEDULE),--seconds $(or $(SECONDS),180) --seed $(or $(SEED),1)) $(if $(BUG),--bug $(BUG))
 
@@ -65,7 +126,7 @@ bugs: setup ## each seeded bug must be found by a chaos run (SECONDS=90 SEED=1)
 	echo "bugs: each of these was found by a statement that is meant for it: $(BUGS)"
 
 .PHONY: figures
-figures: setup ## what a stack costs here and how quick it is, held against its bounds (release)
+figures: setup $(PARTS) ## what a stack costs here and how quick it is, held against its bounds (release)
 	$(CARGO) build --locked --workspace --bins --example figures --release
 	$(or $(CARGO_TARGET_DIR),target)/release/examples/figures
 
@@ -86,13 +147,21 @@ audit: tools ## known vulnerabilities; fetches the advisory database from GitHub
 fmt: tools ## formats the code
 	$(CARGO) fmt --all
 
+.PHONY: kafka
+kafka: ## Apache Kafka's jars from Maven Central into ~/.cache/switchback (KAFKA_HOME: they are there)
+	@scripts/setup kafka
+
+.PHONY: jaeger
+jaeger: ## Jaeger, built once from its Go module into ~/.cache/switchback (JAEGER_BIN: it is there)
+	@scripts/setup jaeger
+
 .PHONY: setup
 setup: ## installs what is missing on Debian, names it elsewhere (NO_INSTALL=1: only names it)
 	@scripts/setup
 
 .PHONY: doctor
 doctor: ## looks at every piece and installs nothing
-	@PORT_BASE=$(PORT_BASE) scripts/setup doctor
+	@PORT_BASE=$(PORT_BASE) TRACES=$(TRACES) scripts/setup doctor
 
 .PHONY: tools
 tools: setup ## linters and a test runner, prebuilt from PyPI, into .tools
