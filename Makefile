@@ -46,7 +46,7 @@ model: setup ## the model checker over the four real decision functions, with it
 .PHONY: e2e
 e2e: $(PARTS) ## scenarios and crash points on real processes (REPEAT=n, DISPATCH=outbox, BROKER=kafka, INSTANCES=2)
 	@scripts/setup e2e
-	scenarios="--locked --workspace --features chaos $(call tests_in,e2e-tests)"
+	scenarios="--locked --workspace --features chaos --lib $(call tests_in,e2e-tests)"
 	$(CARGO) build --locked --workspace --bins --features chaos
 	$(TEST) $$scenarios --no-run
 	for pass in $$(seq $(REPEAT)); do
@@ -57,7 +57,6 @@ e2e: $(PARTS) ## scenarios and crash points on real processes (REPEAT=n, DISPATC
 
 .PHONY: contract
 contract: setup kafka ## what the bus relies on, over the in-memory broker and over Apache Kafka (REPEAT=n)
-	$(CARGO) build --locked --workspace --examples
 	for pass in $$(seq $(REPEAT)); do
 	    for broker in memory kafka; do
 	        start=$$SECONDS
@@ -82,7 +81,7 @@ image: ## the image that holds every binary of ours (PREBUILT=1: built here, not
 
 .PHONY: up
 up: image ## every part as it is deployed, in containers: Kafka, Postgres, Jaeger and ours (PREBUILT=1)
-	$(COMPOSE) up --detach --wait --wait-timeout 180
+	@$(COMPOSE) up --detach --wait --wait-timeout 180
 	for service in $(filter-out switchback,$(OURS)); do
 	    printf '%-10s http://%s\n' "$$service" "$$($(COMPOSE) port "$$service" 8080)"
 	done
@@ -108,10 +107,11 @@ demo-compose: setup ## the demo's story on what `make up` has started
 .PHONY: compose-test
 compose-test: setup image ## containers of its own: orders, roles, kills under load, and what all that costs (PREBUILT=1)
 	$(CARGO) build --locked --workspace --example compose
+	$(COMPOSE) pull --quiet --policy missing kafka postgres jaeger
 	$(or $(CARGO_TARGET_DIR),target)/debug/examples/compose
 
 .PHONY: chaos
-chaos: setup $(PARTS) ## everything breaks while orders run, then it is checked (SECONDS=180 SEED=1 RATE=10 SCHEDULE=file BUG=name)
+chaos: setup $(PARTS) ## everything breaks while orders run, then it is checked (SECONDS=180 SEED=1 RATE=10 SCHEDULE=file BUG=name BROKER=kafka)
 	$(CARGO) build --locked --workspace --bins --features chaos
 	$(CHAOS) $(if $(SCHEDULE),--schedule $(SCHEDULE),--seconds $(or $(SECONDS),180) --seed $(or $(SEED),1)) $(if $(BUG),--bug $(BUG))
 
@@ -126,7 +126,7 @@ bugs: setup ## each seeded bug must be found by a chaos run (SECONDS=90 SEED=1)
 	echo "bugs: each of these was found by a statement that is meant for it: $(BUGS)"
 
 .PHONY: figures
-figures: setup $(PARTS) ## what a stack costs here and how quick it is, held against its bounds (release)
+figures: setup $(PARTS) ## what a stack costs here and how quick it is, held against its bounds (release, BROKER=kafka)
 	$(CARGO) build --locked --workspace --bins --example figures --release
 	$(or $(CARGO_TARGET_DIR),target)/release/examples/figures
 
@@ -172,4 +172,5 @@ clean: ## removes what was built and the tools
 	$(CARGO) clean
 	rm -rf .tools
 
+.NOTPARALLEL:
 .ONESHELL:

@@ -110,9 +110,10 @@ async fn run(arguments: Arguments) -> anyhow::Result<Verdict> {
 /// A schedule that is run again leaves alone what its first run wrote.
 fn folder(schedule: &Schedule, arguments: &Arguments) -> PathBuf {
     let bug = arguments.bug.as_ref().map(|bug| format!("-{bug}")).unwrap_or_default();
+    let broker = if Stack::is_on_kafka() { "-kafka" } else { "" };
     let again = if arguments.schedule.is_some() { "-again" } else { "" };
     let (seed, seconds) = (schedule.head.seed, schedule.head.seconds);
-    PathBuf::from(format!("target/chaos/{seed}-{seconds}s{bug}{again}"))
+    PathBuf::from(format!("target/chaos/{seed}-{seconds}s{broker}{bug}{again}"))
 }
 
 fn keep_logs(stack: &Stack, out: &Path) -> anyhow::Result<()> {

@@ -172,7 +172,7 @@ impl Teller<'_> {
         self.judge(train, &order).await?;
         println!("  {}", outcome(train, &order, &timeline));
         if let Some(jaeger) = &self.jaeger {
-            println!("  order {id}, its trace: {jaeger}/trace/{trace_id}");
+            println!("  {jaeger}/trace/{trace_id}, or: switchback trace {id}");
         }
         println!();
         Ok(())
