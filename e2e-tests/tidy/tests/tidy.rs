@@ -386,3 +386,44 @@ fn the_contracts_name_their_events() {
         assert!(names.contains(name), "{name} is not among {names:?}");
     }
 }
+
+/// Each is named for another program, so no single place can say it for all.
+const VERSIONS: [(&str, &[(&str, &str)]); 3] = [
+    (
+        "Kafka",
+        &[
+            (".env", "apache/kafka:"),
+            ("deploy/kafka/pom.xml", "<artifactId>kafka_2.13</artifactId>\n      <version>"),
+            ("scripts/setup", "\nKAFKA="),
+            ("shared/testkit/src/parts.rs", "\"kafka-"),
+        ],
+    ),
+    (
+        "Jaeger",
+        &[
+            (".env", "jaegertracing/jaeger:"),
+            ("scripts/setup", "\nJAEGER="),
+            ("shared/testkit/src/parts.rs", "\"jaeger-"),
+        ],
+    ),
+    ("Rust", &[(".env", "\nRUST_IMAGE=rust:"), ("deploy/Dockerfile", "\nARG RUST_IMAGE=rust:")]),
+];
+
+#[test]
+fn a_part_has_one_version_wherever_it_is_named() {
+    for (part, places) in VERSIONS {
+        let versions: BTreeSet<String> = places
+            .iter()
+            .map(|(path, before)| {
+                let text = fs::read_to_string(root().join(path)).expect("it is in the repository");
+                let (_, after) =
+                    text.split_once(before).unwrap_or_else(|| panic!("{path}: {before}"));
+                after
+                    .chars()
+                    .take_while(|letter| letter.is_ascii_digit() || *letter == '.')
+                    .collect()
+            })
+            .collect();
+        assert!(versions.len() == 1 && !versions.contains(""), "{part}: {versions:?}");
+    }
+}
