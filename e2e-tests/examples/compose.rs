@@ -56,8 +56,11 @@ async fn judged() -> anyhow::Result<()> {
         _ = terminated.recv() => Err(anyhow!("terminated")),
     };
     if done.is_err() {
-        let logs = project.keep_logs().await?;
-        done = done.with_context(|| format!("logs are kept in {}", logs.display()));
+        let logs = match project.keep_logs().await {
+            Ok(logs) => format!("logs are kept in {}", logs.display()),
+            Err(error) => format!("no logs are kept: {error:#}"),
+        };
+        done = done.context(logs);
     }
     if std::env::var_os("KEEP").is_some() {
         println!("it goes on running: docker compose --project-name {} ps", Project::NAME);
@@ -85,11 +88,11 @@ async fn run(project: &Project, figures: &mut Figures) -> anyhow::Result<()> {
 
     let crowd = Crowd::of(&stack).await?;
     for (service, ended_max) in KILLED {
-        let before = restarts(project).await?;
+        let before = restarts(project, service).await?;
         killed(project, &stack, &crowd, service)
             .await
             .with_context(|| format!("docker kill {service}"))?;
-        let ended = f64::from(restarts(project).await? - before);
+        let ended = f64::from(restarts(project, service).await?.saturating_sub(before));
         figures.held(&format!("{service} killed: others that ended"), ended, ended_max);
     }
     memory(project, figures).await
@@ -170,8 +173,10 @@ async fn killed(
 }
 
 /// How often the engine has started a container again by itself. Who is killed is started by hand.
-async fn restarts(project: &Project) -> anyhow::Result<u32> {
-    Ok(project.containers().await?.iter().map(|container| container.restart_count).sum())
+async fn restarts(project: &Project, killed: &str) -> anyhow::Result<u32> {
+    let containers = project.containers().await?;
+    let others = containers.iter().filter(|container| container.service() != killed);
+    Ok(others.map(|container| container.restart_count).sum())
 }
 
 /// After all that was asked of it.

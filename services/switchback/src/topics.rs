@@ -34,7 +34,8 @@ struct Wanted {
     /// Brokers that keep a copy. From three on, a record counts as taken when two have it.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=9))]
     replication: i32,
-    /// How long Kafka keeps a record.
+    /// How long Kafka keeps a record. Services that are told another `TOPIC_RETENTION_HOURS` forget
+    /// too early what can still come again.
     #[arg(long, default_value_t = 168, value_parser = clap::value_parser!(u64).range(1..=87_600))]
     retention_hours: u64,
     /// How long a broker that is starting is waited for.

@@ -115,8 +115,9 @@ pub fn next(policy: &Policy, call: &CallState, heard: Heard) -> Next {
         }
         Heard::Confirmed { found: LookUp::Refused { code }, .. } => refused(call, code),
         // One request is all that an attempt has.
-        Heard::Confirmed { code, found: LookUp::Nothing | LookUp::Unknown { .. } } => {
-            wait(policy, call, code, None)
+        Heard::Confirmed { code, found: LookUp::Nothing } => wait(policy, call, code, None),
+        Heard::Confirmed { found: LookUp::Unknown { code, retry_after_ms }, .. } => {
+            wait(policy, call, code, retry_after_ms)
         }
         Heard::Found(LookUp::Nothing) => match spent(policy, call, false) {
             Some(code) => stuck(code, true),
@@ -242,8 +243,8 @@ mod tests {
     #[test]
     fn a_refusal_in_doubt_that_is_not_recorded_ends_the_attempt_and_nothing_else() {
         assert_eq!(bounds(ask(DOUBTED, confirmed(LookUp::Nothing))), (0, 400));
-        let silent = LookUp::Unknown { code: "timeout".into(), retry_after_ms: None };
-        assert_eq!(bounds(ask(DOUBTED, confirmed(silent))), (0, 400));
+        let busy = LookUp::Unknown { code: "http_429".into(), retry_after_ms: Some(7_000) };
+        assert_eq!(bounds(ask(DOUBTED, confirmed(busy))), (7_000, 7_400));
         let done = LookUp::Done { reference: "cap_1".into() };
         let settled = Next::Settle(Settled::Done { reference: "cap_1".into() });
         assert_eq!(ask(DOUBTED, confirmed(done)), settled);
@@ -342,7 +343,10 @@ mod tests {
             Just(confirmed(LookUp::Done { reference: reference() })),
             Just(confirmed(LookUp::Refused { code: code() })),
             Just(confirmed(LookUp::Nothing)),
-            Just(confirmed(LookUp::Unknown { code: code(), retry_after_ms: None })),
+            any::<Option<u64>>().prop_map(move |retry_after_ms| confirmed(LookUp::Unknown {
+                code: code(),
+                retry_after_ms
+            })),
         ]
     }
 

@@ -149,7 +149,7 @@ impl<S: Service> Dispatcher<S> {
     async fn send(&mut self, producer: &Producer, events: &[Said]) -> Sent {
         let (reports_to, mut reports) = mpsc::unbounded_channel();
         let taken = events.iter().take_while(|said| {
-            let _span = sending::<S>(producer.topic(), said);
+            let _span = sending::<S>(producer.topic(), &said.envelope);
             producer.send(&said.envelope, &said.body, &reports_to) == Handed::Taken
         });
         let mut open = taken.count();

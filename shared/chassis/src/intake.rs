@@ -113,7 +113,7 @@ fn understand<S: Service>(received: &Received) -> Result<(Envelope, Option<Meani
     let meaning = catch_unwind(AssertUnwindSafe(|| {
         let heard = decode::<S::Heard>(&envelope.kind, &received.body).map_err(unread)?;
         Ok(heard.and_then(|heard| {
-            let is_compensation = heard.is_compensation();
+            let is_compensation = S::Heard::is_compensation(&envelope.kind);
             S::route(&heard).map(|input| Meaning { input, is_compensation })
         }))
     }));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bus::{Handed, Report};
 use metrics::counter;
-use saga::Event as _;
+use saga::{Envelope, Event as _};
 use store::Said;
 use telemetry::names;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
@@ -49,7 +49,7 @@ impl Outgoing {
             return;
         }
         let taken = said.iter().take_while(|said| {
-            let _span = sending::<S>(shell.producer.topic(), said);
+            let _span = sending::<S>(shell.producer.topic(), &said.envelope);
             let handed = shell.producer.send(&said.envelope, &said.body, &self.reports_to);
             handed == Handed::Taken
         });
@@ -134,11 +134,8 @@ impl Outgoing {
 }
 
 /// The span of an event on its way out.
-pub(crate) fn sending<S: Service>(topic: &str, Said { envelope, body }: &Said) -> Span {
-    // A row does not say what its event means, so it is read once more.
-    let event = S::Event::decode(&envelope.kind, body);
-    let undoes = event.is_ok_and(|event| event.is_some_and(|event| event.is_compensation()));
-    telemetry::spans::send(topic, envelope, undoes)
+pub(crate) fn sending<S: Service>(topic: &str, envelope: &Envelope) -> Span {
+    telemetry::spans::send(topic, envelope, S::Event::is_compensation(&envelope.kind))
 }
 
 fn ids(said: &[Said]) -> impl Iterator<Item = Uuid> {

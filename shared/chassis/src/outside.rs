@@ -188,7 +188,9 @@ async fn ask(destination: &Destination, call: &DueCall, span: &Span) -> End {
     };
     let started = Instant::now();
     let mut heard = Heard::Due;
-    loop {
+    // Told at the end: a span keeps all that it is told, and whoever reads it wants one of each.
+    let (mut method, mut word) = (None, "");
+    let end = loop {
         let elapsed = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let state = CallState {
             attempts: call.attempts,
@@ -199,7 +201,6 @@ async fn ask(destination: &Destination, call: &DueCall, span: &Span) -> End {
         heard = match calls::next(policy, &state, heard) {
             Next::Send => {
                 crash_point!("call.counted.before_send");
-                telemetry::spans::asks(span, "POST");
                 let outcome = match destination.send(&request).await {
                     Outcome::Unknown { code, .. } if seeded::has(Bug::UnknownRefused) => {
                         Outcome::Refused { code }
@@ -208,28 +209,31 @@ async fn ask(destination: &Destination, call: &DueCall, span: &Span) -> End {
                 };
                 crash_point!("call.sent.before_answer");
                 count_attempt(destination.name(), call.attempts, &outcome);
-                telemetry::spans::outcome(span, word(&outcome));
+                (method, word) = (Some("POST"), outcome_word(&outcome));
                 Heard::Answer(outcome)
             }
-            Next::LookUp => Heard::Found(look_up(destination, &request, span).await),
-            Next::Confirm { code } => {
-                Heard::Confirmed { code, found: look_up(destination, &request, span).await }
+            Next::LookUp => {
+                let found = destination.look_up(&request).await;
+                (method, word) = (Some("GET"), found_word(&found));
+                Heard::Found(found)
             }
-            Next::Settle(settled) => return End::Settled { settled, in_doubt: call.in_doubt },
+            Next::Confirm { code } => {
+                let found = destination.look_up(&request).await;
+                word = found_word(&found);
+                Heard::Confirmed { code, found }
+            }
+            Next::Settle(settled) => break End::Settled { settled, in_doubt: call.in_doubt },
             Next::Wait { at_least_ms, at_most_ms, in_doubt, code: error_code } => {
                 let wait = Duration::from_millis(rand::random_range(at_least_ms..=at_most_ms));
-                return End::Open(Attempt { in_doubt, error_code, wait });
+                break End::Open(Attempt { in_doubt, error_code, wait });
             }
-            Next::Stuck { code, in_doubt } => return End::Stuck { code, in_doubt },
+            Next::Stuck { code, in_doubt } => break End::Stuck { code, in_doubt },
         };
+    };
+    if let Some(method) = method {
+        telemetry::spans::asked(span, method, word);
     }
-}
-
-async fn look_up(destination: &Destination, request: &Request, span: &Span) -> LookUp {
-    telemetry::spans::asks(span, "GET");
-    let found = destination.look_up(request).await;
-    telemetry::spans::outcome(span, found_word(&found));
-    found
+    end
 }
 
 /// The definite outcome goes where everything about the subject meets.
@@ -291,12 +295,12 @@ fn count_attempt(destination: &'static str, attempts: u32, outcome: &Outcome) {
     let attempt = if attempts == 1 { "first" } else { "again" };
     counter!(
         names::CALL_ATTEMPTS,
-        "destination" => destination, "attempt" => attempt, "outcome" => word(outcome)
+        "destination" => destination, "attempt" => attempt, "outcome" => outcome_word(outcome)
     )
     .increment(1);
 }
 
-const fn word(outcome: &Outcome) -> &'static str {
+const fn outcome_word(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Done { .. } => "done",
         Outcome::Refused { .. } => "refused",

@@ -59,11 +59,9 @@ macro_rules! events {
                 }
             }
 
-            fn is_compensation(&self) -> bool {
-                match self {
-                    $(Self::$variant(_) => false,)+
-                    $(Self::$undo(_) => true,)*
-                }
+            fn is_compensation(kind: &saga::EventType) -> bool {
+                let undoing: &[&str] = &[$($undo_name),*];
+                kind.producer == $producer && undoing.contains(&kind.name.as_ref())
             }
         }
 

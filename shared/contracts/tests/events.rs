@@ -131,7 +131,7 @@ fn fields_may_be_added_other_names_are_skipped_other_versions_refused() {
 #[test]
 fn only_the_two_compensations_ask_for_an_undo() {
     fn undoing<E: Event>(events: &[E]) -> Vec<String> {
-        (events.iter().filter(|event| event.is_compensation()))
+        (events.iter().filter(|event| E::is_compensation(&event.event_type())))
             .map(|event| event.event_type().name.into_owned())
             .collect()
     }

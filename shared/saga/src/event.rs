@@ -16,8 +16,8 @@ pub trait Event: Clone + Send + Sync + Sized + 'static {
     /// `Ok(None)`: a type that this code does not know, to be counted and skipped.
     fn decode(kind: &EventType, body: &[u8]) -> Result<Option<Self>, Undecodable>;
 
-    /// Whether this event asks somebody to undo what was done.
-    fn is_compensation(&self) -> bool {
+    /// Whether events of this type ask somebody to undo what was done.
+    fn is_compensation(_kind: &EventType) -> bool {
         false
     }
 }
@@ -30,8 +30,8 @@ pub trait Heard: Clone + Send + Sync + Sized + 'static {
     /// `Ok(None)`: a type that this code does not know, to be counted and skipped.
     fn decode(kind: &EventType, body: &[u8]) -> Result<Option<Self>, Undecodable>;
 
-    /// Whether this event asks to undo what was done.
-    fn is_compensation(&self) -> bool;
+    /// Whether events of this type ask to undo what was done.
+    fn is_compensation(kind: &EventType) -> bool;
 }
 
 /// A known event that cannot be read.
@@ -72,8 +72,11 @@ macro_rules! heard {
                 Ok(None)
             }
 
-            fn is_compensation(&self) -> bool {
-                match self { $(Self::$variant(event) => $crate::Event::is_compensation(event)),+ }
+            fn is_compensation(kind: &$crate::EventType) -> bool {
+                $(if kind.producer == <$event as $crate::Event>::PRODUCER {
+                    return <$event as $crate::Event>::is_compensation(kind);
+                })+
+                false
             }
         }
     };

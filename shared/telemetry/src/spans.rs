@@ -170,13 +170,10 @@ pub fn duplicate(span: &Span, is_duplicate: bool) {
     span.set_attribute(names::SAGA_DUPLICATE, is_duplicate);
 }
 
-/// What an attempt asks now: `POST` does something, `GET` only looks it up.
-pub fn asks(span: &Span, method: &'static str) {
+/// What an attempt has asked, to be told once: `POST` if it did something, `GET` if it only looked it
+/// up; and the last word it got.
+pub fn asked(span: &Span, method: &'static str, outcome: &'static str) {
     span.set_attribute(names::HTTP_METHOD, method);
-}
-
-/// What an outside call came to: `done`, `refused` or `unknown`.
-pub fn outcome(span: &Span, outcome: &'static str) {
     span.set_attribute(names::CALL_OUTCOME, outcome);
 }
 
@@ -391,8 +388,7 @@ mod tests {
     fn a_failed_attempt_says_what_it_came_to() {
         let kept = keep_spans();
         let span = call("payment-provider", "capture", 2, Uuid::from_u128(7), &trace(), true);
-        asks(&span, "POST");
-        outcome(&span, "unknown");
+        asked(&span, "POST", "unknown");
         failed(&span, "timeout");
         drop(span);
         let span = kept.only();

@@ -65,14 +65,14 @@ impl Kafka {
         Ok(())
     }
 
-    /// Asks it to end, and returns when it has.
-    pub fn terminate(&mut self) -> anyhow::Result<()> {
+    /// Asks it to end, and returns when it has. What else runs goes on meanwhile.
+    pub async fn terminate(&mut self) -> anyhow::Result<()> {
         // Not waited for yet, so the number cannot belong to another process.
         if self.server.try_wait()?.is_none() {
             kill_process(self.pid(), Signal::TERM)?;
         }
-        wait::until_blocking(END_MAX, "Kafka to end", || self.server.try_wait().ok().flatten())?;
-        Ok(())
+        let ended = async || self.server.try_wait().ok().flatten();
+        wait::until(END_MAX, "Kafka to end", ended).await.map(drop)
     }
 
     /// Serves the same data again, killing what is left of the server before.

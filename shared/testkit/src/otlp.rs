@@ -1,7 +1,7 @@
 //! Owns spans as a collector sees them, and a collector that keeps every one it is sent. Refuses
 //! metrics and logs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,7 +29,8 @@ pub use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 
 use crate::wait;
 
-type Spans = Arc<Mutex<Vec<Span>>>;
+/// What arrived, or why no more is taken.
+type Spans = Arc<Mutex<Result<Vec<Span>, String>>>;
 
 /// A span as it arrived; ids in hexadecimal, attributes as text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -76,7 +77,7 @@ impl Collector {
     pub async fn start() -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let endpoint = format!("http://{}", listener.local_addr()?);
-        let spans = Spans::default();
+        let spans = Arc::new(Mutex::new(Ok(Vec::new())));
         let routes = Router::new().route("/v1/traces", post(receive)).with_state(spans.clone());
         let server = tokio::spawn(async move { axum::serve(listener, routes).await });
         Ok(Self { endpoint, spans, server })
@@ -88,8 +89,15 @@ impl Collector {
     }
 
     /// All that arrived so far, in the order of arrival.
+    ///
+    /// # Panics
+    ///
+    /// When a span has arrived that no reader could rely on.
     pub fn spans(&self) -> Vec<Span> {
-        self.spans.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        match &*self.spans.lock().unwrap_or_else(PoisonError::into_inner) {
+            Ok(spans) => spans.clone(),
+            Err(why) => panic!("{why}"),
+        }
     }
 
     /// The spans of one trace as soon as they are what the caller waits for.
@@ -135,10 +143,26 @@ async fn receive(State(spans): State<Spans>, body: Bytes) -> Response {
     let Ok(request) = ExportTraceServiceRequest::decode(body) else {
         return StatusCode::BAD_REQUEST.into_response();
     };
-    let received = read(request.resource_spans);
-    spans.lock().unwrap_or_else(PoisonError::into_inner).extend(received);
+    let repeat = request.resource_spans.iter().find_map(repeat);
+    let mut spans = spans.lock().unwrap_or_else(PoisonError::into_inner);
+    match (repeat, &mut *spans) {
+        (Some(why), _) => *spans = Err(why),
+        (None, Ok(spans)) => spans.extend(read(request.resource_spans)),
+        (None, Err(_)) => {}
+    }
+    drop(spans);
     let answer = ExportTraceServiceResponse::default().encode_to_vec();
     ([(CONTENT_TYPE, "application/x-protobuf")], answer).into_response()
+}
+
+/// A span with two values for one key, of which OTLP says that readers may take any.
+fn repeat(of_resource: &ResourceSpans) -> Option<String> {
+    let mut spans = of_resource.scope_spans.iter().flat_map(|scope| &scope.spans);
+    spans.find_map(|span| {
+        let mut keys = BTreeSet::new();
+        let twice = span.attributes.iter().find(|pair| !keys.insert(&pair.key))?;
+        Some(format!("{} has {} twice: {:?}", span.name, twice.key, span.attributes))
+    })
 }
 
 /// What OTLP says in many layers.
@@ -194,4 +218,38 @@ fn hex(bytes: &[u8]) -> String {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference over")]
 fn by_name<S: serde::Serializer>(kind: &SpanKind, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(kind.as_str_name())
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_proto::tonic::trace::v1::ScopeSpans;
+
+    use super::*;
+
+    fn span(keys: &[&str]) -> ResourceSpans {
+        let pair = |key: &&str| KeyValue { key: (*key).to_owned(), ..KeyValue::default() };
+        let attributes = keys.iter().map(pair).collect();
+        let span = Sent { name: "call".to_owned(), attributes, ..Sent::default() };
+        let scope_spans = vec![ScopeSpans { spans: vec![span], ..ScopeSpans::default() }];
+        ResourceSpans { scope_spans, ..ResourceSpans::default() }
+    }
+
+    #[test]
+    fn a_key_that_a_span_has_twice_is_named_with_its_span() {
+        assert_eq!(repeat(&span(&["outcome", "method"])), None);
+        let why = repeat(&span(&["outcome", "method", "outcome"])).expect("it is there twice");
+        assert!(why.starts_with("call has outcome twice"), "{why}");
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "call has outcome twice")]
+    async fn a_collector_that_was_sent_such_a_span_says_so_to_whoever_reads() {
+        let collector = Collector::start().await.expect("loopback has ports");
+        for resource in [span(&["outcome", "outcome"]), span(&[])] {
+            let request = ExportTraceServiceRequest { resource_spans: vec![resource] };
+            let body = request.encode_to_vec().into();
+            receive(State(Arc::clone(&collector.spans)), body).await;
+        }
+        collector.spans();
+    }
 }

@@ -143,10 +143,10 @@ impl Broker {
     }
 
     /// Is gone, with all connections.
-    pub fn go_away(&mut self, end: End) -> anyhow::Result<()> {
+    pub async fn go_away(&mut self, end: End) -> anyhow::Result<()> {
         match (self, end) {
             (Self::Memory(memory), _) => memory.go_away(),
-            (Self::Kafka(kafka), End::Orderly) => kafka.terminate(),
+            (Self::Kafka(kafka), End::Orderly) => kafka.terminate().await,
             (Self::Kafka(kafka), End::Killed) => kafka.kill(),
         }
     }

@@ -2,7 +2,9 @@
 //! judge.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use bus::{Config, Consumer, Handed, Producer, Report};
@@ -15,6 +17,8 @@ use uuid::Uuid;
 use crate::{AT_MOST, PRODUCERS, body, close, lit};
 
 const SUBJECTS: u128 = 8;
+/// Between events of one subject, while something else is waited for.
+const PAUSE: Duration = Duration::from_millis(20);
 /// A reader holds so many records that are not finished.
 pub const OPEN_MAX: usize = 20;
 /// And takes so many at once.
@@ -53,6 +57,17 @@ impl Load {
         self.version += 1;
         for subject in (1..=SUBJECTS).map(Uuid::from_u128) {
             self.send((subject, self.version));
+        }
+    }
+
+    /// Sends without a pause until something is done.
+    pub async fn go_on_while<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            self.go_on();
+            if let Ok(done) = timeout(PAUSE, &mut work).await {
+                return done;
+            }
         }
     }
 

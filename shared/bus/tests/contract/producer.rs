@@ -40,7 +40,7 @@ async fn a_full_queue_takes_nothing_more_and_what_it_took_arrives_in_order() -> 
     config.producer_queue_max = SMALL_QUEUE;
     let producer = Producer::try_new(&config, "lamp")?;
     let (reports_to, mut reports) = mpsc::unbounded_channel();
-    broker.go_away(End::Killed)?;
+    broker.go_away(End::Killed).await?;
     let subject = Uuid::now_v7();
     let events: Vec<Envelope> =
         (1..=2 * SMALL_QUEUE).map(|version| lit(subject, version)).collect();

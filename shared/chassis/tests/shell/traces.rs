@@ -64,6 +64,8 @@ async fn what_is_heard_and_asked_and_said_is_one_trace_from_the_wall_to_the_next
     for (span, outcome, code) in [(first, "unknown", "http_503"), (second, "done", "")] {
         assert_eq!((span.kind, &span.parent_span_id), (SpanKind::Client, &press.span_id));
         assert_eq!(span.attribute("switchback.call.outcome"), outcome);
+        // The second has looked the first one up before.
+        assert_eq!(span.attribute("http.request.method"), "POST");
         assert_eq!(span.attribute("error.type"), code);
         assert_eq!(span.is_error, !code.is_empty());
     }

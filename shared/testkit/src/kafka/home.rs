@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use anyhow::{Context, ensure};
 
 use super::Options;
 use crate::folder::Folder;
-use crate::parts;
+use crate::{parts, ports};
 
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// An answer to `ApiVersions` has some hundred bytes.
@@ -38,10 +38,8 @@ impl Home {
     pub fn make(options: Options) -> anyhow::Result<Self> {
         let (java, libs) = (parts::java()?, parts::kafka_libs()?);
         let folder = Folder::create()?;
-        let (port, controller_port) = match options.port {
-            Some(port) => (port, port.checked_add(1).context("the controller's port")?),
-            None => free_ports()?,
-        };
+        let port = options.port.map_or_else(|| ports::free_base(&[0, 1]), Ok)?;
+        let controller_port = port.checked_add(1).context("the controller's port")?;
         let at = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let advertised = options.advertised.unwrap_or(at);
         let settings = settings(folder.path(), at, advertised, controller_port);
@@ -137,13 +135,6 @@ broker.heartbeat.interval.ms=1000
 ",
         folder.join("data").display()
     )
-}
-
-/// Two of them at once, so that they differ.
-fn free_ports() -> std::io::Result<(u16, u16)> {
-    let any = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    let (one, other) = (any()?, any()?);
-    Ok((one.local_addr()?.port(), other.local_addr()?.port()))
 }
 
 /// Asks for the versions of the API that it speaks, and gives the error code of the answer.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,6 +13,7 @@ use anyhow::Context;
 use super::installation::Installation;
 use super::{Options, SUPERUSER, database};
 use crate::folder::Folder;
+use crate::ports;
 
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 
@@ -82,8 +83,9 @@ pub(super) fn url(port: u16, user: &str, database: &str) -> String {
     format!("postgres://{user}@127.0.0.1:{port}/{database}")
 }
 
-pub(super) fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+/// No connection may take it while the server is away.
+pub(super) fn free_port() -> anyhow::Result<u16> {
+    ports::free_base(&[0])
 }
 
 /// A connection alone proves nothing: the server listens long before it lets anybody in.
