@@ -9,6 +9,11 @@ use tokio::time::timeout;
 
 use crate::processes::SERVICES;
 
+const RETENTION_HOURS: u64 = 7 * 24;
+/// What a topic is like when nobody says otherwise.
+pub(crate) const SHAPE: Shape =
+    Shape { partitions: 4, replication: 1, retention: Duration::from_hours(RETENTION_HOURS) };
+
 /// Settings of `switchback topics`.
 #[derive(Debug, Clone, Args)]
 #[group(skip)]
@@ -29,14 +34,14 @@ struct Wanted {
     #[arg(long, env = "KAFKA_BROKERS", value_name = "ADDRESS,…")]
     brokers: String,
     /// How many instances of a service can share its work, at the most.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..=1_000))]
+    #[arg(long, default_value_t = SHAPE.partitions, value_parser = clap::value_parser!(i32).range(1..=1_000))]
     partitions: i32,
     /// Brokers that keep a copy. From three on, a record counts as taken when two have it.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=9))]
+    #[arg(long, default_value_t = SHAPE.replication, value_parser = clap::value_parser!(i32).range(1..=9))]
     replication: i32,
     /// How long Kafka keeps a record. Services that are told another `TOPIC_RETENTION_HOURS` forget
     /// too early what can still come again.
-    #[arg(long, default_value_t = 168, value_parser = clap::value_parser!(u64).range(1..=87_600))]
+    #[arg(long, default_value_t = RETENTION_HOURS, value_parser = clap::value_parser!(u64).range(1..=87_600))]
     retention_hours: u64,
     /// How long a broker that is starting is waited for.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=30))]

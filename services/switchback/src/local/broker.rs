@@ -3,26 +3,19 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
 
 use clap::ValueEnum;
 use rustix::process::Signal;
-use testkit::broker::PARTITIONS;
 use testkit::kafka::{Home, Options as KafkaOptions};
 use tokio_util::sync::CancellationToken;
 
 use super::Options;
 use crate::processes::SERVICES;
 use crate::supervisor::{Program, Supervised};
+use crate::topics::SHAPE;
 
 pub const BROKER_PORT: u16 = 12;
 const CONTROLLER_PORT: u16 = 13;
-const SHAPE: bus::topics::Shape = bus::topics::Shape {
-    partitions: PARTITIONS,
-    replication: 1,
-    // Longer than any stack on a single machine is wanted.
-    retention: Duration::from_hours(7 * 24),
-};
 
 /// Which broker a stack has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
