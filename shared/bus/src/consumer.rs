@@ -3,20 +3,18 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance, StreamConsumer};
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
-use rdkafka::statistics::Statistics;
 use saga::{Envelope, RECORD_BYTES_MAX, Refused};
 
-use crate::gate::{Gate, Partition};
-use crate::offsets::{Offsets, Place};
+use crate::gate::Partition;
+use crate::member::{Client, Context, Member};
+use crate::offsets::Place;
 use crate::{Config, Error, topic};
 
 /// Work that takes longer than this pauses the reading: what was fetched ahead is fetched again.
@@ -50,10 +48,12 @@ impl Received {
     }
 }
 
-/// One member of a consumer group. Dropping it leaves the group, so that others need not wait for
-/// the session to end; that takes its time, and must not be done on a thread that others need.
+/// One member of a consumer group, for one reader. Dropping it leaves the group, so that others need
+/// not wait for the session to end; that takes its time, and must not be done on a thread that others
+/// need.
 pub struct Consumer {
-    inner: StreamConsumer<Context>,
+    group: &'static str,
+    member: Member,
     producers: HashMap<Arc<str>, &'static str>,
     /// What came although all partitions were paused. The client promises that nothing does; were it
     /// wrong, a record that is dropped here would be passed over for good.
@@ -67,20 +67,11 @@ impl Consumer {
         group: &'static str,
         producers: &'static [&'static str],
     ) -> Result<Self, Error> {
-        let context = Context {
-            group,
-            offsets: Offsets::default(),
-            gate: Gate::default(),
-            assigned: AtomicBool::new(false),
-            connected: AtomicBool::new(false),
-        };
-        let inner: StreamConsumer<Context> =
-            config.consumer(group).create_with_context(context).map_err(Error::Client)?;
-        let producers: HashMap<Arc<str>, &'static str> =
+        let topics = producers.iter().map(|producer| topic(producer)).collect();
+        let member = Member::try_new(config, group, topics)?;
+        let producers =
             producers.iter().map(|producer| (topic(producer).into(), *producer)).collect();
-        let topics: Vec<&str> = producers.keys().map(|topic| &**topic).collect();
-        inner.subscribe(&topics).map_err(Error::Client)?;
-        Ok(Self { inner, producers, early: Mutex::default() })
+        Ok(Self { group, member, producers, early: Mutex::default() })
     }
 
     /// Waits for a record, then takes what is there, up to `records_max`. Cancel-safe until the
@@ -88,19 +79,26 @@ impl Consumer {
     pub async fn receive(&self, records_max: usize) -> Result<Vec<Received>, Error> {
         let mut batch = std::mem::take(&mut *self.early());
         while batch.is_empty() {
-            match self.inner.recv().await {
-                Ok(message) => batch.extend(self.read(&message)),
-                Err(error) => self.note(error)?,
-            }
+            batch.extend(self.next().await?);
         }
         while batch.len() < records_max {
-            match futures_poll(self.inner.recv()).await {
-                Poll::Ready(Ok(message)) => batch.extend(self.read(&message)),
-                Poll::Ready(Err(error)) => self.note(error)?,
+            match futures_poll(self.next()).await {
+                Poll::Ready(next) => batch.extend(next?),
                 Poll::Pending => break,
             }
         }
         Ok(batch)
+    }
+
+    /// Waits for a record, or for something else that the client has to say. Cancel-safe.
+    async fn next(&self) -> Result<Option<Received>, Error> {
+        let client = Arc::clone(&self.member.now().client);
+        let error = match client.recv().await {
+            Ok(message) => return Ok(self.read(client.context(), &message)),
+            Err(error) => error,
+        };
+        self.note(client, error)?;
+        Ok(None)
     }
 
     /// Waits for `work`, and stays a member of the group however long that takes: all partitions are
@@ -110,7 +108,7 @@ impl Consumer {
         if let Ok(done) = tokio::time::timeout(PAUSE_AFTER, &mut work).await {
             return Ok(done);
         }
-        let (group, since) = (self.inner.context().group, Instant::now());
+        let (group, since) = (self.group, Instant::now());
         let paused = Paused::begin(self);
         tracing::warn!(group, "reading is paused: what was read is not taken");
         loop {
@@ -121,35 +119,32 @@ impl Consumer {
                     tracing::info!(group, after = ?since.elapsed(), "reading goes on");
                     return Ok(done);
                 }
-                message = self.inner.recv() => match message {
-                    Ok(message) => self.early().extend(self.read(&message)),
-                    Err(error) => self.note(error)?,
-                },
+                next = self.next() => self.early().extend(next?),
             }
         }
     }
 
     /// Reads nothing from these partitions, and from all others.
     pub fn hold(&self, partitions: BTreeSet<Partition>) {
-        let context = self.inner.context();
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         let count = partitions.len() as f64;
-        if context.gate.shut_some(partitions) {
-            context.gate.apply(&self.inner);
-            metrics::gauge!("switchback_partitions_held", "consumer" => context.group).set(count);
+        let client = &self.member.now().client;
+        let gate = &client.context().gate;
+        if gate.shut_some(partitions) {
+            gate.apply(&**client);
+            metrics::gauge!("switchback_partitions_held", "consumer" => self.group).set(count);
         }
     }
 
-    /// Transport errors heal by themselves; only a fatal one ends the consumer.
-    fn note(&self, error: KafkaError) -> Result<(), Error> {
-        let group = self.inner.context().group;
+    /// Transport errors heal by themselves, and a place in the group may be taken back; whatever else
+    /// is fatal ends the consumer.
+    fn note(&self, client: Arc<Client>, error: KafkaError) -> Result<(), Error> {
+        let group = self.group;
         let code = error.rdkafka_error_code().map(|code| format!("{code:?}")).unwrap_or_default();
         metrics::counter!("switchback_consume_errors_total", "consumer" => group, "code" => code)
             .increment(1);
         if let KafkaError::MessageConsumptionFatal(_) = error {
-            self.inner.context().assigned.store(false, Ordering::Relaxed);
-            let why = self.inner.client().fatal_error().map(|(_, why)| why).unwrap_or_default();
-            return Err(Error::Fatal(error, why));
+            return self.member.replace(client, error);
         }
         tracing::warn!(%error, group, "the broker is not well");
         Ok(())
@@ -159,7 +154,7 @@ impl Consumer {
         self.early.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read(&self, message: &BorrowedMessage<'_>) -> Option<Received> {
+    fn read(&self, from: &Context, message: &BorrowedMessage<'_>) -> Option<Received> {
         let (topic, producer) = self.producers.get_key_value(message.topic())?;
         let headers = message.headers().map_or_else(Vec::new, |headers| {
             headers
@@ -167,11 +162,8 @@ impl Consumer {
                 .map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec()))
                 .collect()
         });
-        let place = self.inner.context().offsets.received(
-            Arc::clone(topic),
-            message.partition(),
-            message.offset(),
-        );
+        let (partition, offset) = (message.partition(), message.offset());
+        let place = from.offsets.received(Arc::clone(topic), partition, offset);
         Some(Received {
             place,
             producer,
@@ -184,8 +176,9 @@ impl Consumer {
     /// Records are handled and committed. A partition's offset is stored up to where nothing below
     /// is open.
     pub fn finished<'a>(&self, places: impl IntoIterator<Item = &'a Place>) {
-        self.inner.context().offsets.finished(places, |topic, partition, offset| {
-            if let Err(error) = self.inner.store_offset(topic, partition, offset) {
+        let client = &self.member.now().client;
+        client.context().offsets.finished(places, |topic, partition, offset| {
+            if let Err(error) = client.store_offset(topic, partition, offset) {
                 // The partition was lost in between: its new owner hears these records again.
                 tracing::debug!(%error, topic, partition, "not stored");
             }
@@ -194,8 +187,7 @@ impl Consumer {
 
     /// Whether it has its partitions and a broker answers.
     pub fn is_ready(&self) -> bool {
-        let context = self.inner.context();
-        context.assigned.load(Ordering::Relaxed) && context.connected.load(Ordering::Relaxed)
+        self.member.now().client.context().is_ready()
     }
 }
 
@@ -216,11 +208,13 @@ impl<'a> Paused<'a> {
     }
 
     fn set(&self, all: bool) {
-        let Self(Consumer { inner, .. }) = self;
-        if inner.context().gate.shut_all(all) {
-            inner.context().gate.apply(inner);
+        let Self(Consumer { group, member, .. }) = self;
+        let client = &member.now().client;
+        let gate = &client.context().gate;
+        if gate.shut_all(all) {
+            gate.apply(&**client);
         }
-        metrics::gauge!("switchback_consumer_paused", "consumer" => inner.context().group)
+        metrics::gauge!("switchback_consumer_paused", "consumer" => *group)
             .set(f64::from(u8::from(all)));
     }
 }
@@ -228,43 +222,5 @@ impl<'a> Paused<'a> {
 impl Drop for Paused<'_> {
     fn drop(&mut self) {
         self.set(false);
-    }
-}
-
-pub(crate) struct Context {
-    group: &'static str,
-    offsets: Offsets,
-    gate: Gate,
-    assigned: AtomicBool,
-    connected: AtomicBool,
-}
-
-impl ClientContext for Context {
-    fn stats(&self, stats: Statistics) {
-        let connected = stats.brokers.values().any(|broker| broker.state == "UP");
-        self.connected.store(connected, Ordering::Relaxed);
-        let lag: i64 = stats
-            .topics
-            .values()
-            .flat_map(|topic| topic.partitions.values())
-            .map(|partition| partition.consumer_lag_stored.max(0))
-            .sum();
-        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-        metrics::gauge!("switchback_consumer_lag", "consumer" => self.group).set(lag as f64);
-    }
-}
-
-impl ConsumerContext for Context {
-    fn pre_rebalance(&self, _: &BaseConsumer<Self>, _: &Rebalance<'_>) {
-        self.offsets.forget();
-        self.assigned.store(false, Ordering::Relaxed);
-    }
-
-    fn post_rebalance(&self, client: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        if let Rebalance::Assign(partitions) = rebalance {
-            self.gate.apply(client);
-            self.assigned.store(true, Ordering::Relaxed);
-            tracing::info!(group = self.group, partitions = partitions.count(), "assigned");
-        }
     }
 }

@@ -3,6 +3,7 @@
 mod config;
 mod consumer;
 mod gate;
+mod member;
 mod offsets;
 mod producer;
 mod report;

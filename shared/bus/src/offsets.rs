@@ -40,6 +40,13 @@ impl Offsets {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// For the client that takes the place of the one that these were received by: no place of
+    /// before is one of its own.
+    pub(crate) fn heir(&self) -> Self {
+        let book = Book { epoch: self.book().epoch + 1, ..Book::default() };
+        Self(Arc::new(Mutex::new(book)))
+    }
+
     /// The partitions have changed hands: what is still at work belongs to nobody's watermark.
     pub(crate) fn forget(&self) {
         let mut book = self.book();
@@ -130,6 +137,18 @@ mod tests {
         let again = offsets.received("t".into(), 0, 5);
         assert_eq!(finish(&offsets, &[&old]), []);
         assert_eq!(finish(&offsets, &[&again]), [(0, 5)]);
+    }
+
+    #[test]
+    fn work_of_a_client_that_has_died_stores_nothing_for_its_heir() {
+        let offsets = Offsets::default();
+        let old = offsets.received("t".into(), 0, 5);
+        let heir = offsets.heir();
+        let again = heir.received("t".into(), 0, 5);
+        // It gives its partitions up when it is long dead.
+        offsets.forget();
+        assert_eq!(finish(&heir, &[&old]), []);
+        assert_eq!(finish(&heir, &[&again]), [(0, 5)]);
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub const OUTBOX_ROWS: &str = "switchback_outbox_rows";
 pub const OUTBOX_OLDEST_SECONDS: &str = "switchback_outbox_oldest_seconds";
 /// Rows for which no partition was made: more than none is an alarm.
 pub const STRAY_ROWS: &str = "switchback_stray_rows";
+/// `{consumer}`: clients whose place in their group was lost to their own name, and taken back.
+pub const CONSUMER_DEATHS: &str = "switchback_consumer_deaths_total";
 /// `{consumer}`
 pub const CONSUMER_LAG: &str = "switchback_consumer_lag";
 /// `{consumer}`: 1 while nothing is read because what was read is not taken.
@@ -93,6 +95,7 @@ pub(crate) fn describe() {
     describe_gauge!(OUTBOX_ROWS, Unit::Count, "Events that the broker has not acknowledged");
     describe_gauge!(OUTBOX_OLDEST_SECONDS, Unit::Seconds, "Age of the oldest of them");
     describe_gauge!(STRAY_ROWS, Unit::Count, "Rows for which no partition was made");
+    describe_counter!(CONSUMER_DEATHS, Unit::Count, "Consumers that had to be replaced");
     describe_gauge!(CONSUMER_LAG, Unit::Count, "Records behind the end of the topics");
     describe_gauge!(LANE_WAITING, Unit::Count, "Inputs that wait in the lanes");
     describe_gauge!(CONSUMER_PAUSED, Unit::Count, "Whether the reading is paused");

@@ -14,7 +14,7 @@ use crate::brokers::Broker;
 use crate::{AT_MOST, PRODUCERS, TOPIC, close, everywhere, receive, send, versions};
 
 /// A client that is believed to live polls once in its interval; this is so much longer.
-const LONGER: Duration = Duration::from_secs(3);
+pub const LONGER: Duration = Duration::from_secs(3);
 
 /// Something that takes so long.
 pub async fn work(time: Duration) {
@@ -132,6 +132,6 @@ fn heard(received: &[Received]) -> Vec<(i32, String)> {
     all
 }
 
-fn partitions(received: &[Received]) -> BTreeSet<i32> {
-    received.iter().map(|record| record.place.partition).collect()
+pub fn partitions<'a>(received: impl IntoIterator<Item = &'a Received>) -> BTreeSet<i32> {
+    received.into_iter().map(|record| record.place.partition).collect()
 }

@@ -7,6 +7,7 @@ mod foreign;
 mod load;
 mod member;
 mod members;
+mod namesakes;
 mod outages;
 mod producer;
 mod topics;

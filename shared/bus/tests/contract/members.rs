@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::brokers::{Broker, Habit};
 use crate::member::{GROUP, Heard, Member};
-use crate::{AT_MOST, PRODUCERS, TOPIC, close, everywhere, is_fatal, receive};
+use crate::{AT_MOST, PRODUCERS, TOPIC, everywhere};
 
 /// Beyond the session: for the next heartbeat, joining, and a busy machine.
 const MOVE_MAX: Duration = Duration::from_secs(4);
@@ -140,46 +140,6 @@ async fn a_static_member_that_is_back_in_time_has_its_partitions_and_its_peer_no
         assert!(killed_at.elapsed() < broker.nature().session_timeout);
     } else {
         assert!(again, "{:?}", pair.by_peer);
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn of_two_static_members_with_one_name_the_second_stays_and_the_first_ends()
--> anyhow::Result<()> {
-    let (broker, mut config) = Broker::start().await?;
-    config.static_membership = true;
-    let one_of_a_name = broker.nature().has(Habit::KnowsStaticMembers);
-    let first = Consumer::try_new(&config, GROUP, PRODUCERS)?;
-    records::produce(broker.bootstrap(), TOPIC, &everywhere("0")).await?;
-    receive(&first, 4).await?;
-    let second = Consumer::try_new(&config, GROUP, PRODUCERS)?;
-    let (mut fenced, mut by_second) = (false, BTreeSet::new());
-    let hearing = async {
-        // Where nobody knows about names they share the partitions.
-        while fenced != one_of_a_name || by_second.len() < if one_of_a_name { 4 } else { 2 } {
-            tokio::select! {
-                received = first.receive(100), if !fenced => match received {
-                    Ok(_) => {}
-                    Err(error) if is_fatal(&error) => fenced = true,
-                    Err(error) => return Err(error),
-                },
-                received = second.receive(100) => {
-                    by_second.extend(received?.iter().map(|record| record.place.partition));
-                }
-            }
-        }
-        Ok(())
-    };
-    timeout(AT_MOST, hearing).await??;
-    assert_eq!(first.is_ready(), !one_of_a_name);
-    // It ends as any other, and takes nothing from its successor.
-    close(first).await?;
-    records::produce(broker.bootstrap(), TOPIC, &everywhere("1")).await?;
-    let mut rest = BTreeSet::new();
-    while rest.len() < 4 {
-        let received = timeout(AT_MOST, second.receive(100)).await??;
-        rest.extend(partitions_of("1", &received.iter().map(heard).collect::<Vec<_>>()));
     }
     Ok(())
 }
