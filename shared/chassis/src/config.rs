@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 
 use clap::builder::FalseyValueParser;
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, value_parser};
 
 use crate::kept::Kept;
 
 /// The most inputs in one transaction: more brings little, and makes a poisonous one dearer.
-pub(crate) const BATCH_INPUTS_MAX: usize = 500;
+const BATCH_INPUTS_MAX: i64 = 500;
 /// A lane takes no more than this; what comes next waits at the broker, or is told to come later.
 pub(crate) const LANE_QUEUE_MAX: usize = 4_000;
 
@@ -49,6 +49,14 @@ pub struct Config {
     /// Lanes that run in parallel. A service whose subjects share rows takes one.
     #[clap(long, env = "LANES")]
     pub lanes: Option<usize>,
+    /// Inputs that share a transaction when they are there together; nothing waits for company.
+    #[clap(
+        long,
+        env = "BATCH_MAX",
+        default_value_t = 500,
+        value_parser = value_parser!(u16).range(1..=BATCH_INPUTS_MAX)
+    )]
+    pub batch_max: u16,
     /// Who hands events to the broker.
     #[clap(long, env = "DISPATCH", value_enum, default_value_t = Dispatch::Direct)]
     pub dispatch: Dispatch,

@@ -13,7 +13,6 @@ use store::Origin;
 use telemetry::names;
 use uuid::Uuid;
 
-use crate::config::BATCH_INPUTS_MAX;
 use crate::fate::PANIC;
 use crate::job::{Delivery, Job, Source, Unreadable, Work, letter};
 use crate::seeded::{self, Bug};
@@ -33,7 +32,7 @@ pub(crate) async fn run<S: Service>(
         let records = tokio::select! {
             () = shell.closing.cancelled() => return Ok(()),
             () = tokio::time::sleep(HOLD_EVERY) => continue,
-            records = consumer.receive(BATCH_INPUTS_MAX) => records?,
+            records = consumer.receive(shell.batch_max) => records?,
         };
         let works: Vec<_> =
             records.into_iter().filter_map(|record| read(record, &consumer)).collect();

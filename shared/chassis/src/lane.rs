@@ -12,7 +12,6 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::Instant;
 
 use crate::batch::{self, Batch};
-use crate::config::BATCH_INPUTS_MAX;
 use crate::crash::crash_point;
 use crate::fate::{BackOff, caught};
 use crate::job::{Delivery, Job, Source, Work};
@@ -34,12 +33,13 @@ impl<S: Service> Lane<S> {
     /// Runs until the process drains and nothing is left.
     pub async fn run(mut self) -> anyhow::Result<()> {
         let draining = self.shell.draining.clone();
-        let mut works = Vec::with_capacity(BATCH_INPUTS_MAX);
+        let batch_max = self.shell.batch_max;
+        let mut works = Vec::with_capacity(batch_max);
         let mut flush_at = Instant::now();
         loop {
             tokio::select! {
                 biased;
-                taken = self.queue.recv_many(&mut works, BATCH_INPUTS_MAX) => {
+                taken = self.queue.recv_many(&mut works, batch_max) => {
                     if taken == 0 {
                         return Ok(());
                     }

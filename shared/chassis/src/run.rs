@@ -120,6 +120,7 @@ fn shell<S: Service>(
         boot,
         producer,
         dispatch: config.dispatch,
+        batch_max: config.batch_max.into(),
         kept: config.kept.clone(),
         outbox_filled: Notify::new(),
         exits,

@@ -21,6 +21,8 @@ pub(crate) struct Shell<S: Service> {
     pub boot: Boot,
     pub producer: Producer,
     pub dispatch: Dispatch,
+    /// Inputs in one transaction.
+    pub batch_max: usize,
     pub kept: Kept,
     /// Something waits in the outbox for the dispatcher.
     pub outbox_filled: Notify,

@@ -10,7 +10,6 @@ use sqlx::PgConnection;
 use store::{Commit, DeadLetter, Error};
 
 use crate::aside;
-use crate::config::BATCH_INPUTS_MAX;
 use crate::fate::{self, BackOff, caught};
 use crate::job::letter;
 use crate::service::Service;
@@ -47,7 +46,7 @@ pub(crate) async fn run<S: Service>(
     loop {
         let records = tokio::select! {
             () = shell.closing.cancelled() => return Ok(()),
-            records = consumer.receive(BATCH_INPUTS_MAX) => records?,
+            records = consumer.receive(shell.batch_max) => records?,
         };
         let mut seen = Vec::with_capacity(records.len());
         let mut dead = Vec::new();

@@ -131,6 +131,21 @@ async fn a_crowded_lane_sends_requests_away_and_keeps_room_for_events() -> anyho
 }
 
 #[tokio::test]
+async fn a_transaction_holds_as_many_inputs_as_are_there_and_no_more_than_it_may()
+-> anyhow::Result<()> {
+    let house = House::open(&[("LANES", "1"), ("BATCH_MAX", "3")]).await?;
+    let (lamp, lock) = stuck(&house).await?;
+    house.tell(&many(30)).await?;
+    house.wait_for_metric(30, "switchback_lane_waiting").await?;
+    lock.close().await?;
+    house.wait_for_status(lamp, LIT).await?;
+    house.wait_for_count(31, "select count(*) from lamps").await?;
+    // The first lamp was fitted, was pressed and got its answer from outside, each time alone.
+    house.wait_for_metric(3 + 30 / 3, "switchback_lane_commits_total").await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn ten_thousand_records_of_poison_slow_down_their_partition_and_nothing_else()
 -> anyhow::Result<()> {
     let house = House::open(&[]).await?;
