@@ -1,7 +1,6 @@
 //! What a stack on this machine costs and how quick it is, measured from outside and held against
 //! its bounds. It refuses to measure a debug build.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,7 @@ use e2e_tests::stack::{Options, Stack, with_stack};
 use e2e_tests::wire::NewOrder;
 use e2e_tests::{SERVICES, metrics};
 use futures::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
+use testkit::processes::Table;
 use testkit::wait;
 
 const LONE_ORDERS: usize = 50;
@@ -30,8 +30,6 @@ const IDLE_SECONDS: u64 = 20;
 const STATISTICS: Duration = Duration::from_secs(12);
 const ENDED_MAX: Duration = Duration::from_mins(5);
 const SKU: &str = "TEA-1";
-/// Of the kernel's accounts, on every Linux.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
@@ -127,9 +125,10 @@ async fn many_orders(stack: &Stack, figures: &mut Figures) -> anyhow::Result<()>
 async fn idle(stack: &Stack, figures: &mut Figures) -> anyhow::Result<f64> {
     pass(STATISTICS).await;
     let (begun, commits_before) = (Instant::now(), commits(stack).await?);
-    let before = cpu_seconds(stack.launcher_pid()?)?;
+    let cpu_seconds = || Ok::<_, anyhow::Error>(Table::read()?.cpu_seconds(stack.launcher_pid()?));
+    let before = cpu_seconds()?;
     pass(Duration::from_secs(IDLE_SECONDS)).await;
-    let used = cpu_seconds(stack.launcher_pid()?)? - before;
+    let used = cpu_seconds()? - before;
     let seconds = begun.elapsed().as_secs_f64();
     let per_second = (commits(stack).await? - commits_before) / seconds;
     figures.held("an idle stack, % of a core", used / seconds * 100.0, IDLE_CORE_PERCENT_MAX);
@@ -181,25 +180,4 @@ fn resident_mb(stack: &Stack, service: &str) -> anyhow::Result<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kb = line.and_then(|line| line.split_whitespace().next()).context("no VmRSS")?;
     Ok(kb.parse::<f64>()? / 1_024.0)
-}
-
-/// What a process and all below it have used so far, those included that have ended.
-fn cpu_seconds(of: u32) -> anyhow::Result<f64> {
-    let mut parents = BTreeMap::new();
-    let mut used = BTreeMap::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
-        let Some((head, tail)) = stat.rsplit_once(") ") else { continue };
-        let pid: u32 = head.split(' ').next().unwrap_or_default().parse()?;
-        let fields: Vec<&str> = tail.split(' ').collect();
-        parents.insert(pid, fields[1].parse::<u32>()?);
-        // utime, stime, and those of children that were waited for.
-        let ticks = fields[11..15].iter().map(|ticks| ticks.parse::<f64>());
-        used.insert(pid, ticks.sum::<Result<f64, _>>()? / TICKS_PER_SECOND);
-    }
-    let is_below = |pid: &u32| {
-        let up = std::iter::successors(Some(*pid), |pid| parents.get(pid).copied());
-        up.take(parents.len()).any(|pid| pid == of)
-    };
-    Ok(used.iter().filter(|(pid, _)| is_below(pid)).map(|(_, seconds)| seconds).sum())
 }

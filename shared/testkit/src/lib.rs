@@ -8,6 +8,7 @@ pub mod otlp;
 pub mod parts;
 pub mod ports;
 pub mod postgres;
+pub mod processes;
 pub mod records;
 pub mod wait;
 
