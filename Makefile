@@ -6,10 +6,12 @@ MAKEFLAGS += --no-print-directory
 
 CARGO := scripts/cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/$(if $(RELEASE),release,debug)
+RELEASED := $(or $(CARGO_TARGET_DIR),target)/release
 REPEAT ?= 1
 PORT_BASE ?= 8080
 BROKER ?= memory
 export BROKER
+BENCH_BROKER ?= kafka
 # What the parts that were asked for need: nothing but what setup brings, unless they are real ones.
 PARTS = $(if $(filter kafka,$(BROKER)),kafka) $(if $(filter jaeger,$(TRACES)),jaeger)
 # Selecting by test and not by package keeps one set of features, so nothing is compiled twice.
@@ -129,6 +131,23 @@ bugs: setup ## each seeded bug must be found by a chaos run (SECONDS=90 SEED=1)
 figures: setup $(PARTS) ## what a stack costs here and how quick it is, held against its bounds (release, BROKER=kafka)
 	$(CARGO) build --locked --workspace --bins --example figures --release
 	$(or $(CARGO_TARGET_DIR),target)/release/examples/figures
+
+.PHONY: bench
+bench: setup $(if $(filter memory,$(BENCH_BROKER)),,kafka) ## how fast, against what, how close to the limit; 40 min on a machine that is left alone (QUICK=1: 10)
+	$(CARGO) build --locked --workspace --bins --release
+	$(RELEASED)/bench run --broker $(BENCH_BROKER) $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS))
+	$(RELEASED)/bench report
+
+.PHONY: soak
+soak: setup kafka ## a million orders: does anything grow? (ORDERS=1000000)
+	$(CARGO) build --locked --workspace --bins --release
+	$(RELEASED)/bench soak --orders $(or $(ORDERS),1000000)
+	$(RELEASED)/bench report
+
+.PHONY: steady
+steady: setup $(PARTS) ## the figures that do not depend on the machine, held against their bounds (BROKER=kafka)
+	$(CARGO) build --locked --workspace --bins
+	$(BIN)/bench steady
 
 .PHONY: lint
 lint: tools ## formats, clippy, licences and bans, unused dependencies, spelling, documentation

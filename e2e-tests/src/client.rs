@@ -116,18 +116,26 @@ impl Client {
 
     /// What the third parties did for one order, or for all.
     pub async fn ledger(&self, order_id: Option<Uuid>) -> anyhow::Result<Vec<Entry>> {
-        let which = order_id.map_or_else(String::new, |id| format!("order_id={id}&"));
         let mut ledger: Vec<Entry> = Vec::new();
         loop {
             let after = ledger.last().map_or(0, |entry| entry.seq);
-            let path = format!("/v1/ledger?{which}after={after}");
-            let page: Vec<Entry> = self.get("providers", &path).await?;
+            let page = self.ledger_page(order_id, after).await?;
             let is_last = page.len() < LEDGER_PAGE_ROWS;
             ledger.extend(page);
             if is_last {
                 return Ok(ledger);
             }
         }
+    }
+
+    /// What stands there next, after an entry's number; nothing, once all was read.
+    pub async fn ledger_page(
+        &self,
+        order_id: Option<Uuid>,
+        after: u64,
+    ) -> anyhow::Result<Vec<Entry>> {
+        let which = order_id.map_or_else(String::new, |id| format!("order_id={id}&"));
+        self.get("providers", &format!("/v1/ledger?{which}after={after}")).await
     }
 
     /// Returns when the ledger shows an operation of an order.

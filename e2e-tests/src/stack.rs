@@ -4,6 +4,7 @@
 
 mod launcher;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -45,6 +46,10 @@ pub struct Options {
     pub settings: Vec<(String, &'static str, String)>,
     /// Between each process and what it needs.
     pub links: bool,
+    /// Where its ports begin; anywhere that is free unless told.
+    pub port_base: Option<u16>,
+    /// The folder of the programs that it runs; those that were built with this one unless told.
+    pub programs: Option<PathBuf>,
 }
 
 impl Options {
@@ -87,7 +92,7 @@ pub async fn with_stack(
 
 impl Stack {
     async fn start(options: &Options) -> anyhow::Result<Self> {
-        let port_base = ports::free_base(&PORTS)?;
+        let port_base = options.port_base.map_or_else(|| ports::free_base(&PORTS), Ok)?;
         let options = &options.clone().with_instances()?;
         let processes = processes(options.instances);
         let links = options.links.then(|| Links::start(port_base, &processes)).transpose()?;
@@ -115,6 +120,11 @@ impl Stack {
     /// The names of all services' processes, first instances first.
     pub fn processes(&self) -> &[String] {
         &self.processes
+    }
+
+    /// Where its ports begin.
+    pub fn port_base(&self) -> u16 {
+        self.port_base
     }
 
     /// What a Kafka client's `bootstrap.servers` has to be.

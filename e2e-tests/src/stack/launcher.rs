@@ -35,8 +35,9 @@ impl Launcher {
     ) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("e2e-").tempdir()?;
         let log = File::create(folder.path().join(OWN_LOG))?;
+        let programs = options.programs.clone().map_or_else(programs, Ok)?;
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM"]).arg(programs()?.join("switchback"));
+        command.args(["--pdeathsig", "TERM"]).arg(programs.join("switchback"));
         command.args(["local", "--port-base", &port_base.to_string()]);
         command.args(["--instances", &options.instances.to_string()]);
         command.arg("--log-dir").arg(folder.path().join("logs"));

@@ -44,7 +44,7 @@ async fn count(
     app.change(Uuid::now_v7(), input, None, counted).await
 }
 
-fn counted(state: Result<&State, &Infallible>, asked: &Asked<'_>) -> Result<Answer, Problem> {
+pub fn counted(state: Result<&State, &Infallible>, asked: &Asked<'_>) -> Result<Answer, Problem> {
     let state = state.unwrap_or_else(|never| match *never {});
     // A change concerns one SKU, so that is all there is.
     let Some((sku, available)) = state.stock.first_key_value() else {

@@ -31,7 +31,7 @@ async fn place(Shared(app): Shared<App<Order>>, request: Command) -> Result<Answ
     app.create(Uuid::now_v7(), Input::Place(place), &request, placed).await
 }
 
-fn placed(state: Result<&State, &Rejection>, asked: &Asked<'_>) -> Result<Answer, Problem> {
+pub fn placed(state: Result<&State, &Rejection>, asked: &Asked<'_>) -> Result<Answer, Problem> {
     state.map_err(|why| problem(*why))?;
     let Effects { inventory, payment, shipping } = Effects::PENDING;
     let url = status_url(asked.subject);

@@ -6,7 +6,7 @@
 pub mod domain;
 mod effects;
 pub mod http;
-mod placing;
+pub mod placing;
 mod store;
 
 use std::convert::Infallible;

@@ -16,7 +16,7 @@ const ADDRESS_CHARS_MAX: usize = 200;
 /// The body of `POST /v1/orders`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct PlaceOrder {
+pub struct PlaceOrder {
     customer_id: String,
     currency: String,
     lines: Vec<OrderLine>,

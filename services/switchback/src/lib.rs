@@ -6,6 +6,7 @@ pub mod client;
 pub mod demo;
 pub mod events;
 pub mod healthcheck;
+pub mod load;
 pub mod local;
 pub mod orders;
 pub mod processes;

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use switchback::{demo, events, healthcheck, local, orders, topics, trace};
+use switchback::{demo, events, healthcheck, load, local, orders, topics, trace};
 
 const FAILED: u8 = 1;
 const NOT_REACHABLE: u8 = 3;
@@ -31,6 +31,8 @@ enum Command {
     Topics(topics::Options),
     /// Show an order's way through all processes, as Jaeger has it.
     Trace(trace::Options),
+    /// Put a load on a running stack and measure what becomes of it.
+    Load(load::Options),
     /// Ask a service whether it is well: 0 yes, 1 no.
     Healthcheck(healthcheck::Options),
 }
@@ -45,6 +47,7 @@ async fn main() -> ExitCode {
         Command::Events(options) => events::run(options).await,
         Command::Topics(options) => topics::run(options).await,
         Command::Trace(options) => trace::run(options).await,
+        Command::Load(options) => load::run(&options).await,
         Command::Healthcheck(options) => healthcheck::run(options).await,
     };
     match done {
@@ -61,6 +64,7 @@ fn is_unreachable(error: &anyhow::Error) -> bool {
     if error.is::<events::NobodyThere>()
         || error.is::<topics::NobodyThere>()
         || error.is::<demo::NotRunning>()
+        || error.is::<load::NobodyThere>()
         || matches!(no_broker, Some(bus::Error::NoBroker(_)))
     {
         return true;

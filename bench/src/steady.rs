@@ -1,0 +1,33 @@
+//! Owns the figures that hardly depend on the machine, held against their bounds: what a saga writes
+//! and what it asks of Postgres. Refuses to know how fast anything is.
+
+use e2e_tests::figures::{Figures, told};
+
+use crate::load::Load;
+use crate::record::{Mode, What};
+use crate::stage::{Ground, on_stage};
+
+const LOAD: Load = Load::Orders { orders: 3_000, in_flight: 500 };
+const WAL_BYTES_MAX: f64 = 9_000.0;
+const COMMITS_MAX: f64 = 0.3;
+const POSTGRES_MS_MAX: f64 = 1.0;
+
+/// Fails with what was over its bound.
+pub async fn run(ground: Ground) -> anyhow::Result<()> {
+    // Neither of these figures is another one because somebody else uses the machine, too.
+    let ground = Ground { outside_cpu_max: 1.0, ..ground };
+    let measure =
+        async |stage: &mut crate::stage::Stage<'_>| stage.measure(1, What::Saturated, LOAD).await;
+    let measured = on_stage(&ground, Mode::Product, measure).await?;
+    let mut figures = Figures::default();
+    let held = |figure: Option<f64>| figure.unwrap_or(f64::INFINITY);
+    let postgres_ms = measured.cpu_ms_per_saga.get("postgres").copied();
+    figures.held("WAL, bytes per saga", held(measured.wal_bytes_per_saga), WAL_BYTES_MAX);
+    figures.held("commits per saga", held(measured.commits_per_saga), COMMITS_MAX);
+    figures.held("CPU of Postgres, ms per saga", held(postgres_ms), POSTGRES_MS_MAX);
+    for (service, batch) in &measured.mean_batch {
+        told(&format!("inputs per commit of {service}"), *batch);
+    }
+    told("sagas per second", held(measured.sagas_per_second));
+    figures.are_within_their_bounds()
+}
