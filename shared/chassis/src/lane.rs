@@ -103,8 +103,8 @@ impl<S: Service> Lane<S> {
     async fn attempt(&mut self, jobs: &[Job<S>]) -> Result<Batch<S>, Error> {
         let started = Instant::now();
         let (shell, acked) = (&*self.shell, self.outgoing.acked());
-        let links: Vec<_> = jobs.iter().map(|job| job.origin.trace.clone()).collect();
-        let _span = telemetry::spans::commit(S::NAME, jobs.len(), &links);
+        let links = jobs.iter().map(|job| &job.origin.trace);
+        let _span = telemetry::spans::commit(S::NAME, jobs.len(), links);
         let batch = shell
             .db
             .with_tx(async |tx| caught(batch::run::<S>(tx, shell, jobs, acked)).await)

@@ -30,6 +30,10 @@ pub struct DueCall {
     pub life_ms: Option<u64>,
 }
 
+/// The most that [`due_calls`] takes at once. A literal stands in the statement: with a parameter for
+/// a limit the planner reads the whole table.
+pub const DUE_CALLS_MAX: usize = 100;
+
 /// Counts an attempt of up to `permits` calls of a destination that are due, or whose process
 /// died, and takes them. `attempt` is the time after which they are due again.
 pub async fn due_calls(

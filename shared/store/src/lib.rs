@@ -17,7 +17,7 @@ pub use batch::{
 };
 pub use boot::Boot;
 pub use bootstrap::bootstrap_sql;
-pub use calls::{Attempt, DueCall, due_calls, note_attempt, stick, untouched};
+pub use calls::{Attempt, DUE_CALLS_MAX, DueCall, due_calls, note_attempt, stick, untouched};
 pub use db::{Config, Db};
 pub use error::Error;
 pub use lives::{

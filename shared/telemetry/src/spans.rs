@@ -76,7 +76,7 @@ pub fn process(
 }
 
 /// One transaction of a lane: a trace of its own, linked to the inputs it settles.
-pub fn commit(service: &str, size: usize, links: &[Trace]) -> Span {
+pub fn commit<'a>(service: &str, size: usize, links: impl IntoIterator<Item = &'a Trace>) -> Span {
     let span = info_span!(
         parent: None,
         "commit",
@@ -86,7 +86,7 @@ pub fn commit(service: &str, size: usize, links: &[Trace]) -> Span {
         { names::DB_SYSTEM } = "postgresql",
         { names::SAGA_SERVICE } = service,
     );
-    for link in links.iter().take(LINKS_MAX) {
+    for link in links.into_iter().take(LINKS_MAX) {
         span.add_link(span_context(link));
     }
     span

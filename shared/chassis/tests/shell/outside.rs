@@ -125,6 +125,22 @@ async fn a_call_whose_process_dies_is_taken_up_by_the_next_one_in_doubt() -> any
 }
 
 #[tokio::test]
+async fn the_calls_of_many_subjects_are_under_way_at_the_same_time() -> anyhow::Result<()> {
+    const LAMPS: usize = 200;
+    let house = House::open(&[("LANES", "1")]).await?;
+    let lamps: Vec<_> = (0..LAMPS).map(|_| Uuid::now_v7()).collect();
+    let inputs = lamps.iter().flat_map(|lamp| [fitted(*lamp, "held"), pressed(*lamp)]);
+    house.tell(&inputs.collect::<Vec<_>>()).await?;
+    let under_way = "select count(*) from calls where boot is not null";
+    house.wait_for_count(i64::try_from(LAMPS)?, under_way).await?;
+    // One that was asked for too long is asked again, and its first answer is heard by nobody.
+    for _ in 0..10 * LAMPS {
+        house.grid.open_gate();
+    }
+    house.wait_for_count(i64::try_from(LAMPS)?, "select count(*) from lamps where status = 4").await
+}
+
+#[tokio::test]
 async fn a_spent_budget_is_stuck_with_a_dead_letter_and_never_a_refusal() -> anyhow::Result<()> {
     let house = House::open(&[("GRID_ATTEMPTS_MAX", "2")]).await?;
     let lamp = light(&house, "down").await?;
