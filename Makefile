@@ -11,9 +11,10 @@ REPEAT ?= 1
 PORT_BASE ?= 8080
 BROKER ?= memory
 export BROKER
-BENCH_BROKER ?= kafka
 # What the parts that were asked for need: nothing but what setup brings, unless they are real ones.
 PARTS = $(if $(filter kafka,$(BROKER)),kafka) $(if $(filter jaeger,$(TRACES)),jaeger)
+# All but the bench, which nobody needs who does not measure.
+PRODUCT := --workspace --exclude bench
 # Selecting by test and not by package keeps one set of features, so nothing is compiled twice.
 tests_in = $(patsubst %.rs,--test %,$(notdir $(wildcard $(1)/tests/*.rs)))
 # Nextest where it is there, cargo's own runner elsewhere: the same tests.
@@ -29,7 +30,7 @@ help: ## what can be typed here
 
 .PHONY: demo
 demo: setup $(PARTS) ## sagas on the terminal: arriving, switching back, surviving a kill (ONCE=1 ends, RELEASE=1, BROKER=kafka, TRACES=jaeger)
-	$(CARGO) build --locked --workspace --bins $(if $(RELEASE),--release)
+	$(CARGO) build --locked $(PRODUCT) --bins $(if $(RELEASE),--release)
 	$(BIN)/switchback demo --port-base $(PORT_BASE) $(if $(TRACES),--traces $(TRACES)) $(if $(ONCE),--once)
 
 .PHONY: test
@@ -48,8 +49,8 @@ model: setup ## the model checker over the four real decision functions, with it
 .PHONY: e2e
 e2e: $(PARTS) ## scenarios and crash points on real processes (REPEAT=n, DISPATCH=outbox, BROKER=kafka, INSTANCES=2)
 	@scripts/setup e2e
-	scenarios="--locked --workspace --features chaos --lib $(call tests_in,e2e-tests)"
-	$(CARGO) build --locked --workspace --bins --features chaos
+	scenarios="--locked $(PRODUCT) --features chaos --lib $(call tests_in,e2e-tests)"
+	$(CARGO) build --locked $(PRODUCT) --bins --features chaos
 	$(TEST) $$scenarios --no-run
 	for pass in $$(seq $(REPEAT)); do
 	    start=$$SECONDS
@@ -69,14 +70,14 @@ contract: setup kafka ## what the bus relies on, over the in-memory broker and o
 
 .PHONY: e2e-traces
 e2e-traces: setup jaeger $(PARTS) ## the demo's story, then its traces as the real Jaeger tells them (BROKER=kafka)
-	$(CARGO) build --locked --workspace --bins --features chaos
-	TRACES=jaeger $(TEST) --locked --workspace --features chaos --test traces --no-fail-fast
+	$(CARGO) build --locked $(PRODUCT) --bins --features chaos
+	TRACES=jaeger $(TEST) --locked $(PRODUCT) --features chaos --test traces --no-fail-fast
 
 .PHONY: image
 image: ## the image that holds every binary of ours (PREBUILT=1: built here, not in a container)
 	if [ -n "$(PREBUILT)" ]; then
 	    scripts/setup
-	    $(CARGO) build --locked --workspace --bins $(if $(RELEASE),--release)
+	    $(CARGO) build --locked $(PRODUCT) --bins $(if $(RELEASE),--release)
 	    install -D --strip --target-directory=target/image/out $(addprefix $(BIN)/,$(OURS))
 	fi
 	$(COMPOSE) build
@@ -103,7 +104,7 @@ ps: ## the containers, and how they are
 
 .PHONY: demo-compose
 demo-compose: setup ## the demo's story on what `make up` has started
-	$(CARGO) build --locked --workspace --bins
+	$(CARGO) build --locked $(PRODUCT) --bins
 	$(BIN)/switchback demo --compose $(if $(ONCE),--once)
 
 .PHONY: compose-test
@@ -114,12 +115,12 @@ compose-test: setup image ## containers of its own: orders, roles, kills under l
 
 .PHONY: chaos
 chaos: setup $(PARTS) ## everything breaks while orders run, then it is checked (SECONDS=180 SEED=1 RATE=10 SCHEDULE=file BUG=name BROKER=kafka)
-	$(CARGO) build --locked --workspace --bins --features chaos
+	$(CARGO) build --locked $(PRODUCT) --bins --features chaos
 	$(CHAOS) $(if $(SCHEDULE),--schedule $(SCHEDULE),--seconds $(or $(SECONDS),180) --seed $(or $(SEED),1)) $(if $(BUG),--bug $(BUG))
 
 .PHONY: bugs
 bugs: setup ## each seeded bug must be found by a chaos run (SECONDS=90 SEED=1)
-	$(CARGO) build --locked --workspace --bins --features chaos
+	$(CARGO) build --locked $(PRODUCT) --bins --features chaos
 	for bug in $(BUGS); do
 	    code=0
 	    $(CHAOS) --seconds $(or $(SECONDS),90) --seed $(or $(SEED),1) --bug $$bug || code=$$?
@@ -129,19 +130,19 @@ bugs: setup ## each seeded bug must be found by a chaos run (SECONDS=90 SEED=1)
 
 .PHONY: figures
 figures: setup $(PARTS) ## what a stack costs here and how quick it is, held against its bounds (release, BROKER=kafka)
-	$(CARGO) build --locked --workspace --bins --example figures --release
+	$(CARGO) build --locked $(PRODUCT) --bins --example figures --release
 	$(or $(CARGO_TARGET_DIR),target)/release/examples/figures
 
 .PHONY: bench
-bench: setup $(if $(filter memory,$(BENCH_BROKER)),,kafka) ## how fast, against what, how close to the limit; 40 min on a machine that is left alone (QUICK=1: 10)
+bench: setup kafka ## how fast, against what, how close to the limit; 40 min on a machine that is left alone (QUICK=1: 10)
 	$(CARGO) build --locked --workspace --bins --release
-	$(RELEASED)/bench run --broker $(BENCH_BROKER) $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS))
+	$(RELEASED)/bench run --broker kafka $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS))
 	$(RELEASED)/bench report
 
 .PHONY: soak
 soak: setup kafka ## a million orders: does anything grow? (ORDERS=1000000)
 	$(CARGO) build --locked --workspace --bins --release
-	$(RELEASED)/bench soak --orders $(or $(ORDERS),1000000)
+	$(RELEASED)/bench soak --broker kafka --orders $(or $(ORDERS),1000000)
 	$(RELEASED)/bench report
 
 .PHONY: steady
