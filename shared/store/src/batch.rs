@@ -53,8 +53,9 @@ pub async fn claim(
                  select id, hash, id < first as too_old, id >= beyond as too_new
                    from span, unnest($1::uuid[], $2::bigint[]) as t(id, hash)
              ), known as materialized (
-                 select i.event_id, i.body_hash
-                   from inbox i join t on i.event_id = t.id and i.consumer = $3
+                 select event_id, body_hash
+                   from inbox
+                  where event_id = any($1::uuid[]) and consumer = $3
              ), fresh as (
                  insert into inbox (event_id, consumer, body_hash)
                  select id, $3, hash from t where not (too_old or too_new) order by id

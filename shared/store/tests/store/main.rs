@@ -6,6 +6,7 @@ mod calls;
 mod lives;
 mod outbox;
 mod overlaps;
+mod plans;
 mod republish;
 mod schema;
 mod silence;
