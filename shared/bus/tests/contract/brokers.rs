@@ -38,6 +38,8 @@ impl Nature {
 pub enum Habit {
     /// Gives a member that is back its partitions, and throws out another of its name.
     KnowsStaticMembers,
+    /// Takes what one producer sends in its order alone, whatever of it was refused in between.
+    HoldsTheSequence,
     /// Takes the offsets of members that are about to lose their partitions.
     TakesLastOffsets,
     HidesWhatWasAborted,
@@ -66,6 +68,7 @@ const KAFKA: Nature = Nature {
     session_timeout: Duration::from_secs(6),
     habits: &[
         Habit::KnowsStaticMembers,
+        Habit::HoldsTheSequence,
         Habit::TakesLastOffsets,
         Habit::HidesWhatWasAborted,
         Habit::HasAnAdminApi,

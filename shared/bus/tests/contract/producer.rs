@@ -204,7 +204,10 @@ async fn a_record_that_cannot_be_kept_safe_waits_for_that_and_arrives_once() -> 
     arrive(&producer, &[lit(subject, 1)]).await?;
     broker.refuse(3, Refusal::NotEnoughReplicas).await?;
     let (reports_to, mut reports) = mpsc::unbounded_channel();
-    let events: Vec<Envelope> = (2..=6).map(|version| lit(subject, version)).collect();
+    // Of several requests under way a broker that counts requests alone takes the fourth before the
+    // three that it refuses.
+    let last = if broker.nature().has(Habit::HoldsTheSequence) { 6 } else { 2 };
+    let events: Vec<Envelope> = (2..=last).map(|version| lit(subject, version)).collect();
     for event in &events {
         offer(&producer, event, &reports_to).await?;
     }
@@ -213,6 +216,7 @@ async fn a_record_that_cannot_be_kept_safe_waits_for_that_and_arrives_once() -> 
         assert_eq!(report(&mut reports).await?, Report::Acked(event.id));
     }
     let consumer = bus::Consumer::try_new(&config, "test", PRODUCERS)?;
-    assert_eq!(versions(&receive(&consumer, 6).await?), [1, 2, 3, 4, 5, 6]);
+    let all: Vec<u32> = (1..=last).collect();
+    assert_eq!(versions(&receive(&consumer, all.len()).await?), all);
     Ok(())
 }
