@@ -57,6 +57,7 @@ pub fn init(service: &'static str) -> anyhow::Result<Telemetry> {
     let metrics = meters::builder()?.install_recorder().context("another recorder is installed")?;
     names::describe();
     spans::SERVICE.get_or_init(|| service);
+    spans::RECORDED.get_or_init(|| endpoint.is_some());
     Ok(Telemetry { provider, metrics })
 }
 
@@ -145,6 +146,7 @@ mod testing {
 
     pub(crate) fn keep_spans() -> Kept {
         spans::SERVICE.get_or_init(|| "payment");
+        spans::RECORDED.get_or_init(|| true);
         let exporter = InMemorySpanExporter::default();
         let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
         let subscriber = subscriber("payment", &provider, EnvFilter::new("off"), std::io::sink);

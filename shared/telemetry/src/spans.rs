@@ -22,8 +22,22 @@ const LINKS_MAX: usize = 128;
 /// The service of this process, set once by `init`.
 pub(crate) static SERVICE: OnceLock<&'static str> = OnceLock::new();
 
+/// Whether spans of this process go anywhere, set once by `init`.
+pub(crate) static RECORDED: OnceLock<bool> = OnceLock::new();
+
 fn service() -> &'static str {
     SERVICE.get().copied().unwrap_or_default()
+}
+
+fn is_recorded() -> bool {
+    RECORDED.get().copied().unwrap_or_default()
+}
+
+/// Where nobody reads what a span carries: its ids alone, for log lines and for those who record.
+fn bare(parent: &Trace) -> Span {
+    let span = info_span!(parent: None, "bare");
+    join(&span, parent);
+    span
 }
 
 /// A request, as a child of the caller's span.
@@ -50,6 +64,9 @@ pub fn process(
     envelope: &Envelope,
     is_compensation: bool,
 ) -> Span {
+    if !is_recorded() {
+        return bare(&envelope.trace);
+    }
     let subject = envelope.subject.to_string();
     let span = info_span!(
         parent: None,
@@ -77,6 +94,9 @@ pub fn process(
 
 /// One transaction of a lane: a trace of its own, linked to the inputs it settles.
 pub fn commit<'a>(service: &str, size: usize, links: impl IntoIterator<Item = &'a Trace>) -> Span {
+    if !is_recorded() {
+        return bare(&Trace::default());
+    }
     let span = info_span!(
         parent: None,
         "commit",
@@ -95,6 +115,10 @@ pub fn commit<'a>(service: &str, size: usize, links: impl IntoIterator<Item = &'
 /// One event on its way to the broker: a child of the span that decided it, whoever sends it and
 /// however late.
 pub fn send(topic: &str, envelope: &Envelope, is_compensation: bool) -> Span {
+    // Its context goes nowhere.
+    if !is_recorded() {
+        return Span::none();
+    }
     let span = info_span!(
         parent: None,
         "send",
@@ -123,6 +147,9 @@ pub fn call(
     trace: &Trace,
     is_compensation: bool,
 ) -> Span {
+    if !is_recorded() {
+        return bare(trace);
+    }
     let span = info_span!(
         parent: None,
         "call",
@@ -139,6 +166,9 @@ pub fn call(
 
 /// A deadline that has passed: nobody said it, so it is a trace of its own.
 pub fn clock(service: &str, subject: Uuid, trace: &Trace) -> Span {
+    if !is_recorded() {
+        return bare(trace);
+    }
     let span = info_span!(
         parent: None,
         "clock",

@@ -5,8 +5,10 @@ use std::net::TcpListener;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use saga::Trace;
 use serde_json::Value;
 use telemetry::{names, spans};
+use uuid::Uuid;
 
 const CHILD: &str = "TELEMETRY_TEST_CHILD";
 
@@ -108,4 +110,31 @@ fn a_process_ends_in_time_though_its_collector_never_answers() {
     assert!(elapsed < Duration::from_millis(telemetry::SHUTDOWN_MS_MAX + 1_500), "{elapsed:?}");
     let said = lines(&output).iter().any(|line| line["fields"].to_string().contains("last spans"));
     assert!(said, "{output:?}");
+}
+
+fn unrecorded() {
+    let _telemetry = telemetry::init("payment").expect("nothing is installed yet");
+    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let parent = Trace { traceparent: traceparent.to_owned(), ..Trace::default() };
+    let span = spans::call("grid", "connect", 1, Uuid::nil(), &parent, false);
+    spans::asked(&span, "POST", "done");
+    spans::failed(&span, "TIMEOUT");
+    let here = spans::context(&span);
+    assert_eq!(here.trace_id(), parent.trace_id());
+    assert_ne!(here.traceparent, parent.traceparent, "it is a span of its own");
+    tracing::warn!(parent: &span, trace_id = here.trace_id(), "named");
+    let alone = spans::call("grid", "connect", 1, Uuid::nil(), &Trace::default(), false);
+    println!("{} {}", span.metadata().map_or("", |span| span.name()), alone.is_disabled());
+}
+
+#[test]
+fn where_nobody_records_a_span_is_its_ids_and_goes_on_with_the_trace() {
+    if is_child() {
+        return unrecorded();
+    }
+    let output = run("where_nobody_records_a_span_is_its_ids_and_goes_on_with_the_trace", &[]);
+    assert!(output.status.success(), "{output:?}");
+    let [named] = &lines(&output)[..] else { panic!("one line: {output:?}") };
+    assert_eq!(named["trace_id"], named["fields"]["trace_id"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("bare false"), "{output:?}");
 }
