@@ -25,6 +25,10 @@ mod shell;
 mod stop;
 mod view;
 
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 pub use config::{Config, Dispatch};
 pub use desk::{Desk, Row, Rows};
 pub use http::{App, Asked, Respond};
