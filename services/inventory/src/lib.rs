@@ -38,9 +38,6 @@ impl Participant for Inventory {
 }
 
 impl Service for Inventory {
-    /// Batches that share a SKU wait for each other's commit anyway.
-    const LANES: usize = 1;
-
     fn wanted(_: Uuid, call: &Infallible) -> calls::Wanted {
         match *call {}
     }

@@ -1,6 +1,7 @@
 //! Owns what a service is told when it starts. Refuses to read anything else.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum, value_parser};
@@ -46,9 +47,9 @@ pub struct Config {
     /// So many records wait for the broker in memory; further ones wait in the outbox.
     #[clap(long, env = "PRODUCER_QUEUE_MAX", default_value_t = 20_000)]
     pub producer_queue_max: u32,
-    /// Lanes that run in parallel. A service whose subjects share rows takes one.
-    #[clap(long, env = "LANES")]
-    pub lanes: Option<usize>,
+    /// Lanes that run in parallel. One commits the largest batches, and keeps a core busy.
+    #[clap(long, env = "LANES", default_value = "1")]
+    pub lanes: NonZeroUsize,
     /// Inputs that share a transaction when they are there together; nothing waits for company.
     #[clap(
         long,

@@ -58,7 +58,7 @@ async fn serve<S: Service>(
     telemetry: Arc<Telemetry>,
 ) -> anyhow::Result<()> {
     config.kept.check()?;
-    let lanes = config.lanes.unwrap_or(S::LANES).max(1);
+    let lanes = config.lanes.get();
     let db = Db::try_new(&store::Config {
         url: config.database_url.clone(),
         application_name: format!("{}-{}", S::NAME, config.instance),

@@ -49,9 +49,6 @@ pub trait Stored: Participant {
 
 /// What the shell needs to run a participant: its rows, whom it calls, what it counts.
 pub trait Service: Stored {
-    /// How many lanes it takes unless told otherwise.
-    const LANES: usize = 2;
-
     /// An outside call as its destination wants to be asked.
     fn wanted(subject: Uuid, call: &Self::Call) -> Wanted;
 

@@ -337,6 +337,8 @@ pub fn start(
         .env("LISTEN", listen)
         .env("GRID_URL", grid.url())
         .env("FETCH_WAIT_MS", "10")
+        // Lanes meet in these tests unless one asks for a single one.
+        .env("LANES", "2")
         .env("SESSION_TIMEOUT_MS", "2000")
         .env("PARENT_DEATH_SIGNAL", "1")
         .envs(settings.iter().map(|(name, value)| (*name, value.as_str())))
