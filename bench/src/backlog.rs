@@ -10,9 +10,10 @@ use testkit::wait;
 use tokio::time::sleep;
 
 use crate::load::{Load, SKUS};
+use crate::meter::cpu::{Reading, Used};
 use crate::record::{Backlog, Measurement, What};
 use crate::results::say;
-use crate::stage::Stage;
+use crate::stage::{Stage, is_late};
 
 const RATE: u32 = 100;
 /// Before anything stands still.
@@ -34,6 +35,8 @@ pub async fn measure(stage: &mut Stage<'_>, round: u32) -> anyhow::Result<Measur
         waiting: 0,
     };
     let mut finished = 0;
+    let before = Reading::take(stage.launcher)?;
+    let mut late = None;
     for (process, seconds) in OUTAGES {
         let drain = outage(stage, process, seconds).await?;
         println!(
@@ -45,11 +48,17 @@ pub async fn measure(stage: &mut Stage<'_>, round: u32) -> anyhow::Result<Measur
         all.drain_seconds += drain.took.as_secs_f64();
         all.waiting += drain.waiting;
         finished += drain.finished;
+        late = late.or(drain.late);
     }
     let finished = u32::try_from(finished).map(f64::from)?;
     all.drain_per_second = finished / all.drain_seconds;
-    let measurement =
-        Measurement { backlog: Some(all), ..Measurement::new(round, stage.mode, What::Backlog) };
+    let outside = Used::between(&before, &Reading::take(stage.launcher)?)?.outside;
+    let measurement = Measurement {
+        dropped: stage.is_disturbed(outside).or(late),
+        outside_cpu: Some(outside),
+        backlog: Some(all),
+        ..Measurement::new(round, stage.mode, What::Backlog)
+    };
     say(&measurement);
     Ok(measurement)
 }
@@ -60,6 +69,8 @@ struct Drain {
     /// From then on, until no more waited than come in within a second.
     finished: u64,
     took: Duration,
+    /// Why it was none, if orders did not come in at their time.
+    late: Option<String>,
 }
 
 async fn outage(stage: &mut Stage<'_>, process: &str, seconds: u32) -> anyhow::Result<Drain> {
@@ -80,10 +91,10 @@ async fn outage(stage: &mut Stage<'_>, process: &str, seconds: u32) -> anyhow::R
             (orders.waiting() <= RATE.into()).then_some(orders)
         });
         let finished = drained.await?.ended - piled_up.ended;
-        Ok(Drain { waiting: piled_up.waiting(), finished, took: begun.elapsed() })
+        Ok(Drain { waiting: piled_up.waiting(), finished, took: begun.elapsed(), late: None })
     };
-    let (_, drain) = tokio::try_join!(stage.load(load, SKUS, false), fault)?;
-    Ok(drain)
+    let (loaded, drain) = tokio::try_join!(stage.load(load, SKUS, false), fault)?;
+    Ok(Drain { late: is_late(&loaded), ..drain })
 }
 
 #[derive(Debug, Clone, Copy)]

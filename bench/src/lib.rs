@@ -19,4 +19,5 @@ pub mod soak;
 pub mod spread;
 pub mod stage;
 pub mod steady;
+pub mod sweep;
 pub mod table;

@@ -1,8 +1,10 @@
 //! Owns what sets one mode apart from another: its programs, its environment, and how many of its
 //! sagas may be in flight. Refuses to know how anything is measured.
 
+use crate::load::Load;
 use crate::record::{Broker, Mode};
 
+const WARM_UP_SECONDS: u32 = 15;
 /// Programs that are the product's own in every mode.
 const SHARED: [&str; 2] = ["switchback", "providers"];
 /// The program that is each service of an opponent, by the name under which it is started.
@@ -40,6 +42,12 @@ impl Mode {
         };
         let all = [("BROKER", broker)].into_iter().chain(own);
         all.map(|(name, value)| (name, value.to_owned())).collect()
+    }
+
+    /// Before the first window, for as long in every mode: Kafka's Java compiles what it has run often,
+    /// which takes a good part of a core until it is done.
+    pub const fn warm_up(self) -> Load {
+        Load::Seconds { seconds: WARM_UP_SECONDS, in_flight: self.in_flight() }
     }
 
     /// Sagas that are placed and not finished while it is saturated: enough that more would bring

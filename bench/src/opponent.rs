@@ -22,7 +22,7 @@
 //! | | [`Kind::Textbook`] | [`Kind::Tuned`] |
 //! |---|---|---|
 //! | consumers of a service | one message at a time | 8 at a time, in order per key |
-//! | outside calls | awaited where they are wanted | 64 at a time, after the commit |
+//! | outside calls | awaited where they are wanted | 512 at a time, after the commit |
 //! | outbox | every 100 ms, up to 100 | every 10 ms, up to 1,000, `skip locked` |
 //! | sending | each delivery awaited, linger 5 ms | all sent, then all awaited, no linger |
 //! | what was sent | an update each; the rows stay | one delete |
@@ -57,7 +57,7 @@ pub use http::{inventory_routes, order_routes};
 use publish::Publisher;
 
 /// Calls in flight to one destination, as many as Switchback has.
-const CALLS_MAX: usize = 64;
+const CALLS_MAX: usize = chassis::CALLS_MAX;
 
 /// How an opponent works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

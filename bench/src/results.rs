@@ -36,6 +36,10 @@ impl Results {
         Ok(())
     }
 
+    pub const fn is_begun(&self) -> bool {
+        self.writer.is_some()
+    }
+
     pub fn write(&mut self, measurement: &Measurement) -> anyhow::Result<()> {
         self.writer.as_mut().context("the first line is the header")?.write(measurement)
     }

@@ -13,7 +13,7 @@ use crate::results::{Results, say};
 use crate::stage::{Ground, Stage, on_stage};
 
 /// How often a window is measured again in which the machine was not ours alone.
-const AGAIN_MAX: u32 = 2;
+const AGAIN_MAX: u32 = 1;
 const PROBE: Duration = Duration::from_secs(2);
 const SATURATED_SECONDS: u32 = 10;
 const HOT_SECONDS: u32 = 5;
@@ -43,25 +43,26 @@ impl Plan {
     }
 
     const fn paced_seconds(&self) -> u32 {
-        if self.quick { 30 } else { 60 }
+        if self.quick { 30 } else { 45 }
     }
 
     const fn backlogs(&self) -> u32 {
         if self.quick { 0 } else { 2 }
     }
 
-    /// All that is measured on a stack in this mode, in this order.
+    /// All that is measured on a stack in this mode, in this order: what modes are compared by comes
+    /// first in each of them, right after the same warm-up.
     fn windows(&self, mode: Mode) -> Vec<(What, Load)> {
         let paced =
             |rate| (What::Paced { rate }, Load::Paced { rate, seconds: self.paced_seconds() });
         let bounded = |what, seconds, in_flight| (what, Load::Seconds { seconds, in_flight });
         let saturated = bounded(What::Saturated, SATURATED_SECONDS, mode.in_flight());
         match mode {
-            Mode::Textbook => vec![paced(20), saturated],
+            Mode::Textbook => vec![saturated, paced(20)],
             Mode::Tuned | Mode::ProductBatch1 => vec![saturated],
             Mode::Product => {
-                let mut windows = vec![paced(20), paced(100), saturated];
-                windows.push(bounded(What::Hot, HOT_SECONDS, mode.in_flight()));
+                let hot = bounded(What::Hot, HOT_SECONDS, mode.in_flight());
+                let mut windows = vec![saturated, paced(20), paced(100), hot];
                 let loaded = LOADED.into_iter().filter(|_| !self.quick);
                 windows.extend(loaded.map(|in_flight| {
                     bounded(What::Loaded { in_flight }, LOADED_SECONDS, in_flight)
@@ -103,8 +104,10 @@ pub async fn run(plan: Plan, ground: Ground, results: &mut Results) -> anyhow::R
             println!("there is no time for another backlog");
             break;
         }
-        run.on(Mode::Product, async |stage| Ok(vec![backlog::measure(stage, round).await?]))
-            .await?;
+        run.on(round, Mode::Product, What::Backlog, async |stage| {
+            Ok(vec![backlog::measure(stage, round).await?])
+        })
+        .await?;
     }
     ensure!(run.failures.is_empty(), "without figures: {}", run.failures.join("; "));
     Ok(())
@@ -125,7 +128,7 @@ impl Run<'_> {
         for mode in back.iter().chain(front).copied() {
             let fsync = disk::fsync(&std::env::temp_dir(), PROBE)?;
             let broker = self.ground.broker;
-            self.on(mode, async |stage| {
+            self.on(round, mode, What::Saturated, async |stage| {
                 let mut measured = windows(stage, plan, round, fsync).await?;
                 if mode == Mode::Product {
                     let limits = stage.limits(round, broker).await?;
@@ -142,20 +145,28 @@ impl Run<'_> {
     /// On a fresh stack. Its figures count only once it has kept its promises to the end.
     async fn on(
         &mut self,
+        round: u32,
         mode: Mode,
+        what: What,
         body: impl AsyncFnOnce(&mut Stage<'_>) -> anyhow::Result<Vec<Measurement>>,
     ) -> anyhow::Result<()> {
         let Self { ground, plan, results, .. } = self;
-        let measured = on_stage(ground, mode, async |stage| {
+        let measured = on_stage(ground, mode, mode.warm_up(), async |stage| {
             results.begin(Header::of(&stage.stack.tables, ground.broker, plan.quick)).await?;
             body(stage).await
         });
         match measured.await {
             Ok(measurements) => measurements.iter().try_for_each(|it| self.results.write(it)),
             Err(error) => {
-                println!("  {} has no figures: {error:#}", mode.name());
-                self.failures.push(format!("{}: {error:#}", mode.name()));
-                Ok(())
+                let failure = format!("{}: {error:#}", mode.name());
+                println!("  without figures: {failure}");
+                let void = Measurement {
+                    dropped: Some(failure.clone()),
+                    ..Measurement::new(round, mode, what)
+                };
+                self.failures.push(failure);
+                // Nothing is begun when not even a server has told how durable it is.
+                if self.results.is_begun() { self.results.write(&void) } else { Ok(()) }
             }
         }
     }

@@ -17,33 +17,33 @@ const LOOKS_AT: [u64; 2] = [10_000, 100_000];
 
 /// Lets so many orders finish, and measures on the way and then what they have left behind.
 pub async fn run(orders: u64, ground: Ground, results: &mut Results) -> anyhow::Result<()> {
-    let measured = on_stage(&ground, Mode::Product, async |stage| {
+    let mode = Mode::Product;
+    on_stage(&ground, mode, mode.warm_up(), async |stage| {
         results.begin(Header::of(&stage.stack.tables, ground.broker, false)).await?;
-        soak(stage, orders).await
-    });
-    measured.await?.iter().try_for_each(|measurement| results.write(measurement))
+        soak(stage, orders, results).await
+    })
+    .await
 }
 
-async fn soak(stage: &mut Stage<'_>, orders: u64) -> anyhow::Result<Vec<Measurement>> {
+async fn soak(stage: &mut Stage<'_>, orders: u64, results: &mut Results) -> anyhow::Result<()> {
     let memory = Watch::start(stage.launcher)?;
     let in_flight = stage.mode.in_flight();
     let looks = LOOKS_AT.into_iter().filter(|look| look + WINDOW_SAGAS < orders).chain([orders]);
-    let mut measured = Vec::new();
     let mut finished = 0;
     for look in looks {
         let load = Load::Orders { orders: look - finished, in_flight };
         stage.load(load, SKUS, false).await?;
         let load = Load::Orders { orders: WINDOW_SAGAS, in_flight };
-        measured.push(stage.measure(1, What::Soak { finished: look }, load).await?);
-        measured.last().into_iter().for_each(say);
+        let measured = stage.measure(1, What::Soak { finished: look }, load).await?;
+        say(&measured);
+        results.write(&measured)?;
         finished = look + WINDOW_SAGAS;
     }
     let left = left_behind(stage, &memory.stop()?).await?;
-    if let Some(last) = measured.last_mut() {
-        println!("  {left:?}");
-        last.soak = Some(left);
-    }
-    Ok(measured)
+    println!("  {left:?}");
+    // Of its own, because what is left behind is the same however busy the machine was.
+    let what = What::Soak { finished: orders };
+    results.write(&Measurement { soak: Some(left), ..Measurement::new(1, stage.mode, what) })
 }
 
 async fn left_behind(stage: &mut Stage<'_>, memory: &Seen) -> anyhow::Result<Soak> {

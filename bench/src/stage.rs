@@ -20,8 +20,6 @@ use crate::meter::memory::Watch;
 use crate::meter::wal::{Mark, Wal};
 use crate::record::{Broker, Measurement, Mode, What};
 
-/// Before the first window, so that connections, plans and Kafka's Java are warm.
-const WARM_UP: Load = Load::Orders { orders: 400, in_flight: 50 };
 /// Sagas by which the share of those that fail may be off, because every tenth one is meant to.
 const SHARE_SLACK: u64 = 10;
 /// One order in so many may be sent after its time.
@@ -56,11 +54,13 @@ pub struct Stage<'a> {
     is_judged: bool,
 }
 
-/// Runs `body` on a fresh stack, holds it to the invariants afterwards, and ends it whatever becomes
+/// Runs `body` on a fresh stack that `warm_up` has run on, so that connections, plans and Kafka's
+/// Java are warm; holds it to the invariants afterwards, and ends it whatever becomes
 /// of it. A failure keeps the logs and says where they are.
 pub async fn on_stage<T>(
     ground: &Ground,
     mode: Mode,
+    warm_up: Load,
     body: impl AsyncFnOnce(&mut Stage<'_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let programs = folder_of(mode)?;
@@ -84,7 +84,7 @@ pub async fn on_stage<T>(
             accepted: 0,
             is_judged: false,
         };
-        stage.load(WARM_UP, SKUS, true).await.context("warming up")?;
+        stage.load(warm_up, SKUS, true).await.context("warming up")?;
         given = Some(body(&mut stage).await?);
         stage.holds().await
     })
@@ -92,11 +92,19 @@ pub async fn on_stage<T>(
     given.context("a body that ended well has given something")
 }
 
-/// Hard links, because a program's name is what it is told by, and because a build in the middle of
-/// a run replaces a program and leaves its links alone.
+/// Makes each mode's folder of programs anew, once for a run. They are hard links, because a
+/// program's name is what it is told by, and because a build in the middle of a run replaces a
+/// program and leaves its links alone.
+pub fn link_programs() -> anyhow::Result<()> {
+    Mode::ALL.into_iter().try_for_each(link_programs_of)
+}
+
 fn folder_of(mode: Mode) -> anyhow::Result<PathBuf> {
-    let built = programs()?;
-    let folder = built.join("bench-programs").join(mode.folder());
+    Ok(programs()?.join("bench-programs").join(mode.folder()))
+}
+
+fn link_programs_of(mode: Mode) -> anyhow::Result<()> {
+    let (built, folder) = (programs()?, folder_of(mode)?);
     fs::create_dir_all(&folder).with_context(|| format!("{}", folder.display()))?;
     for (name, program) in mode.programs() {
         let link = folder.join(name);
@@ -107,7 +115,7 @@ fn folder_of(mode: Mode) -> anyhow::Result<PathBuf> {
         fs::hard_link(built.join(program), &link)
             .with_context(|| format!("{program} is missing: type `cargo build --workspace`"))?;
     }
-    Ok(folder)
+    Ok(())
 }
 
 /// Where everybody's accounts stand at one moment.
@@ -141,7 +149,7 @@ impl Stage<'_> {
         let port_base = self.stack.port_base();
         let skus = if what == What::Hot { 1 } else { SKUS };
         self.calm().await?;
-        sqlx::query("checkpoint").execute(&self.stack.tables).await?;
+        self.checkpoint().await?;
         let batches = Batches::read(port_base).await?;
         let memory = Watch::start(self.launcher)?;
         let before = self.accounts().await?;
@@ -177,7 +185,13 @@ impl Stage<'_> {
         })
     }
 
-    fn is_disturbed(&self, outside: f64) -> Option<String> {
+    /// None is under way while something is measured.
+    async fn checkpoint(&self) -> anyhow::Result<()> {
+        sqlx::query("checkpoint").execute(&self.stack.tables).await?;
+        Ok(())
+    }
+
+    pub fn is_disturbed(&self, outside: f64) -> Option<String> {
         let at_most = self.outside_cpu_max;
         (outside > at_most)
             .then(|| format!("{outside:.2} of the machine went to others, at most {at_most}"))
@@ -223,6 +237,7 @@ impl Stage<'_> {
     /// What the same server, broker and provider do without a service.
     pub async fn limits(&mut self, round: u32, broker: Broker) -> anyhow::Result<[Measurement; 2]> {
         self.holds().await?;
+        self.checkpoint().await?;
         let superuser: &PgConnectOptions = &self.stack.tables.connect_options();
         let provider = format!("http://127.0.0.1:{}/payment", self.stack.port_base() + 5);
         let bootstrap = &self.stack.bootstrap();
@@ -248,7 +263,7 @@ impl Stage<'_> {
 }
 
 /// An open loop that falls behind is none.
-fn is_late(loaded: &Loaded) -> Option<String> {
+pub fn is_late(loaded: &Loaded) -> Option<String> {
     let Loaded { late, accepted, .. } = loaded;
     (late * LATE_ONE_IN > *accepted).then(|| format!("{late} of {accepted} orders left late"))
 }

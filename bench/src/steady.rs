@@ -7,6 +7,7 @@ use crate::load::Load;
 use crate::record::{Mode, What};
 use crate::stage::{Ground, on_stage};
 
+const WARM_UP: Load = Load::Orders { orders: 400, in_flight: 50 };
 const LOAD: Load = Load::Orders { orders: 3_000, in_flight: 500 };
 /// An order wrote 12,100 to 13,400 bytes in every way in which it was measured: batches of one and of
 /// hundreds, a machine at rest and one with three times as much to do as it has cores.
@@ -23,7 +24,7 @@ pub async fn run(ground: Ground) -> anyhow::Result<()> {
     let ground = Ground { outside_cpu_max: 1.0, ..ground };
     let measure =
         async |stage: &mut crate::stage::Stage<'_>| stage.measure(1, What::Saturated, LOAD).await;
-    let measured = on_stage(&ground, Mode::Product, measure).await?;
+    let measured = on_stage(&ground, Mode::Product, WARM_UP, measure).await?;
     let mut figures = Figures::default();
     let held = |figure: Option<f64>| figure.unwrap_or(f64::INFINITY);
     let postgres_ms = measured.cpu_ms_per_saga.get("postgres").copied();

@@ -1,5 +1,5 @@
-//! A load goes through although the order service is killed in the middle of it, and its figures are
-//! what the tables say.
+//! A load goes through although a service is killed or stands still in the middle of it, and its
+//! figures are what the tables say.
 
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -16,11 +16,15 @@ const PER_SECOND: i64 = 30;
 const PLACED_AT_THE_KILL: i64 = 100;
 const PLACED_MAX: Duration = Duration::from_mins(1);
 const ORDER: &str = "order";
+const PAYMENT: &str = "payment";
+/// More than the load has connections.
+const WATCHED: i64 = 700;
+const WATCHED_PER_SECOND: i64 = 100;
 
 #[tokio::test]
 async fn a_load_outlives_the_order_service_and_every_order_of_it_ends_once() -> anyhow::Result<()> {
     with_stack(&Options::default(), async |stack| {
-        let mut load = load(stack);
+        let mut load = load(stack, ORDERS, PER_SECOND);
         let load = tokio::task::spawn_blocking(move || load.output());
         wait::until(PLACED_MAX, "the load to be under way", async || {
             (placed(stack).await.ok()? >= PLACED_AT_THE_KILL).then_some(())
@@ -36,15 +40,39 @@ async fn a_load_outlives_the_order_service_and_every_order_of_it_ends_once() -> 
     .await
 }
 
+#[tokio::test]
+async fn orders_are_placed_at_their_time_while_none_of_those_that_are_watched_ends()
+-> anyhow::Result<()> {
+    with_stack(&Options::default(), async |stack| {
+        let payment = stack.halt_all(PAYMENT)?;
+        let mut load = load(stack, WATCHED, WATCHED_PER_SECOND);
+        load.args(["--watch-per-second", &WATCHED_PER_SECOND.to_string()]);
+        let load = tokio::task::spawn_blocking(move || load.output());
+        wait::until(PLACED_MAX, "all orders to be placed", async || {
+            (placed(stack).await.ok()? == WATCHED).then_some(())
+        })
+        .await?;
+        let ended = "select count(*) from \"order\".orders where status >= 3";
+        let ended: i64 = sqlx::query_scalar(ended).fetch_one(&stack.tables).await?;
+        ensure!(ended == 0, "{ended} orders have ended without payment: the run is void");
+        drop(payment);
+        let output = load.await??;
+        let figures: Value = serde_json::from_slice(&output.stdout).context("figures")?;
+        ensure!(figures["finished_ms"]["watched"].as_i64() == Some(WATCHED), "{figures}");
+        Ok(())
+    })
+    .await
+}
+
 /// On all processes of the order service, with a tenth of the orders sent to where the carrier does
 /// not go.
-fn load(stack: &Stack) -> Command {
+fn load(stack: &Stack, orders: i64, per_second: i64) -> Command {
     let url = |offset: u16| format!("http://127.0.0.1:{}", stack.port_base() + offset);
     let programs = programs().unwrap_or_default();
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM"]).arg(programs.join("switchback"));
     command.args(["load", "--skus", "50", "--inventory-url", &url(2)]);
-    command.args(["--orders", &ORDERS.to_string(), "--rate", &PER_SECOND.to_string()]);
+    command.args(["--orders", &orders.to_string(), "--rate", &per_second.to_string()]);
     for (_, offset) in stack.processes_of(ORDER).zip([1, 21]) {
         command.args(["--order-url", &url(offset)]);
     }

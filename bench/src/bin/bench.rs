@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{bail, ensure};
-use bench::record::{Broker, Records};
+use bench::record::{Broker, Mode, Records};
 use bench::report::Report;
 use bench::results::{FOLDER, Results};
 use bench::round::{self, Plan};
-use bench::stage::Ground;
-use bench::{goals, soak, steady};
+use bench::stage::{Ground, link_programs};
+use bench::{goals, soak, steady, sweep};
 use clap::{Args, Parser, Subcommand};
 use testkit::parts;
 use tokio::signal::unix::{SignalKind, signal};
@@ -49,6 +49,17 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// See how many sagas in flight suit a mode.
+    Sweep {
+        /// textbook, tuned, product-batch-1 or product.
+        #[arg(value_parser = mode)]
+        mode: Mode,
+        /// One window for each.
+        #[arg(long, value_delimiter = ',', required = true)]
+        in_flight: Vec<u32>,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Make the page and its pictures of what was measured.
     Report,
     /// Hold the figures to their bounds that hardly depend on the machine.
@@ -80,11 +91,18 @@ fn broker(name: &str) -> Result<Broker, String> {
     }
 }
 
+fn mode(name: &str) -> Result<Mode, String> {
+    let known = Mode::ALL.map(Mode::folder);
+    let found = Mode::ALL.into_iter().find(|mode| mode.folder() == name);
+    found.ok_or_else(|| format!("it is one of {}", known.join(", ")))
+}
+
 impl Place {
-    fn ground(&self) -> Ground {
+    fn ground(&self) -> anyhow::Result<Ground> {
+        link_programs()?;
         let has_kafka = parts::kafka_libs().and_then(|_| parts::java()).is_ok();
         let broker = self.broker.unwrap_or(if has_kafka { Broker::Kafka } else { Broker::Memory });
-        Ground { broker, port_base: self.port_base, outside_cpu_max: OUTSIDE_CPU_MAX }
+        Ok(Ground { broker, port_base: self.port_base, outside_cpu_max: OUTSIDE_CPU_MAX })
     }
 
     fn results(&self, name: &str) -> Results {
@@ -111,16 +129,21 @@ async fn run(command: Command) -> anyhow::Result<()> {
             is_release()?;
             let plan = if quick { Plan::quick() } else { Plan::full() };
             let plan = Plan { rounds: rounds.unwrap_or(plan.rounds), ..plan };
-            round::run(plan, place.ground(), &mut place.results(RUN)).await?;
-            rows(&place)
+            let run = round::run(plan, place.ground()?, &mut place.results(RUN)).await;
+            rows(&place)?;
+            run
         }
         Command::Soak { orders, place } => {
             is_release()?;
-            soak::run(orders, place.ground(), &mut place.results(SOAK)).await?;
+            soak::run(orders, place.ground()?, &mut place.results(SOAK)).await?;
             rows(&place)
         }
+        Command::Sweep { mode, in_flight, place } => {
+            is_release()?;
+            sweep::run(mode, &in_flight, place.ground()?).await
+        }
         Command::Report => Report::of(Path::new(ROOT))?.write(),
-        Command::Steady { place } => steady::run(place.ground()).await,
+        Command::Steady { place } => steady::run(place.ground()?).await,
     }
 }
 

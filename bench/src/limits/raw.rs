@@ -15,8 +15,12 @@ const CONNECTIONS: usize = 4;
 const ROWS: usize = 500;
 const BODY: [u8; 200] = [b'x'; 200];
 /// As a service's role has it, and in a schema of its own.
-const SETTINGS: [(&str, &str); 3] =
-    [("search_path", "bench_raw"), ("jit", "off"), ("plan_cache_mode", "force_generic_plan")];
+const SETTINGS: [(&str, &str); 4] = [
+    ("search_path", "bench_raw"),
+    ("jit", "off"),
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+];
 
 /// A subject's state, the message that it has heard and the one that it says: each as narrow as it
 /// can be, and only inserted, so that the bound is on the high side.

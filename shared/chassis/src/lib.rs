@@ -33,6 +33,7 @@ pub use config::{Config, Dispatch};
 pub use desk::{Desk, Row, Rows};
 pub use http::{App, Asked, Respond};
 pub use kept::Kept;
+pub use outside::CALLS_MAX;
 pub use run::run;
 pub use service::{Due, Service, Stored};
 pub use view::{Seen, View};

@@ -24,7 +24,7 @@ use crate::shell::Shell;
 
 /// Calls in flight to one destination at a time: those of a whole batch, so that each starts right
 /// after its commit. A call that finds no slot costs an update of its row in another transaction.
-const CALLS_MAX: usize = 512;
+pub const CALLS_MAX: usize = 512;
 const DUE_EVERY: Duration = Duration::from_millis(250);
 
 /// The way out to one destination, and the slots it has.

@@ -59,7 +59,8 @@ fn due(n: u64, rate: u32) -> Duration {
     Duration::from_secs(n / rate) + Duration::from_nanos(n % rate * 1_000_000_000 / rate)
 }
 
-/// Connections that wait for an order.
+/// Connections that wait for an order, and room for so many requests at a time. Watching takes no
+/// room: when nothing ends, orders go on being placed.
 struct Pool {
     idle: RefCell<Vec<Connection>>,
     room: Semaphore,
@@ -72,7 +73,7 @@ async fn one(
     due: Instant,
     is_watched: bool,
 ) -> anyhow::Result<()> {
-    let _room = pool.room.acquire().await?;
+    let room = pool.room.acquire().await?;
     let order = load.orders.nth(n)?;
     let idle = pool.idle.borrow_mut().pop();
     let mut connection = idle.unwrap_or_else(|| load.connection(usize::try_from(n).unwrap_or(0)));
@@ -84,6 +85,7 @@ async fn one(
     }
     let fate = place(&mut connection, order, || load.tally.borrow_mut().retried += 1).await?;
     load.tally.borrow_mut().placed(sent, &fate);
+    drop(room);
     if let (Fate::Accepted(id), true) = (fate, is_watched) {
         let is_confirmed = watch(&mut connection, id, sent).await;
         load.tally.borrow_mut().ended(sent.elapsed(), is_confirmed);
