@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_childs_work_is_its_own_and_the_loads_even_after_its_end() -> anyhow::Result<()> {
+    fn what_a_child_does_is_its_own_and_the_loads_even_after_its_end() -> anyhow::Result<()> {
         // What stands below this launcher is a shell, too: it waits, works and waits.
         let work = format!("echo; read l; {BUSY}; echo; read l || :");
         let mut launcher = shell(&format!("sh -c '{work}; :'; :"))?;
