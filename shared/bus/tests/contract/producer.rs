@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use bus::{Handed, Producer, Report};
 use saga::Envelope;
 use testkit::{Refusal, wait};
@@ -17,9 +18,12 @@ const HUGE_BYTES: usize = 2_000_000;
 const SMALL_QUEUE: u32 = 10;
 /// A client that dies younger than this is not replaced before.
 const LIFE_MIN: Duration = Duration::from_secs(1);
+/// The client itself gives a record up after 30 s, and looks for such once a second.
+const REPORTED_AFTER_AT_MOST: Duration = Duration::from_secs(40);
 
 async fn report(reports: &mut UnboundedReceiver<Report>) -> anyhow::Result<Report> {
-    Ok(timeout(AT_MOST, reports.recv()).await?.expect("the test holds the other end"))
+    let reported = timeout(REPORTED_AFTER_AT_MOST, reports.recv()).await?;
+    Ok(reported.expect("the test holds the other end"))
 }
 
 /// Offers an event until it is taken.
@@ -126,7 +130,8 @@ async fn every_record_that_a_dying_client_has_is_reported() -> anyhow::Result<()
     let mut open: std::collections::HashSet<Uuid> = taken.map(|event| event.id).collect();
     let mut failed = 0;
     while !open.is_empty() {
-        let report = report(&mut reports).await?;
+        let report = report(&mut reports).await;
+        let report = report.with_context(|| format!("{} are without a report", open.len()))?;
         assert!(open.remove(&report.id()), "one report for each record");
         failed += u32::from(matches!(report, Report::Failed(_)));
     }
