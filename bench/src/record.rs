@@ -248,6 +248,10 @@ pub struct Soak {
     /// The dispatcher's query behind 1,000 and behind 200,000 dead rows that cannot be removed.
     pub head_ms_1k: f64,
     pub head_ms_200k: f64,
+    /// Of every tenth such question behind 200,000, which begins at the first row.
+    pub sweep_ms_200k: f64,
+    /// Behind 200,000 that were written within the last half minute, which none may pass over yet.
+    pub head_lately_ms_200k: f64,
     /// The mean over the first and the last quarter of the run.
     pub pss_mb_first_quarter: ByProcess,
     pub pss_mb_last_quarter: ByProcess,

@@ -58,12 +58,15 @@ async fn left_behind(stage: &mut Stage<'_>, memory: &Seen) -> anyhow::Result<Soa
     let superuser = &stage.stack.tables.connect_options();
     let few = head(superuser, 1_000, Written::Before).await?;
     let many = head(superuser, 200_000, Written::Before).await?;
+    let lately = head(superuser, 200_000, Written::Lately).await?;
     let [pss_mb_first_quarter, pss_mb_last_quarter] = memory.quarters_mb();
     Ok(Soak {
         outbox_bytes,
         dead_rows,
         head_ms_1k: few.median_ms,
         head_ms_200k: many.median_ms,
+        sweep_ms_200k: many.sweep_ms,
+        head_lately_ms_200k: lately.median_ms,
         pss_mb_first_quarter,
         pss_mb_last_quarter,
     })

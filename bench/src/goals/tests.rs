@@ -63,6 +63,8 @@ pub fn soak(finished: u64) -> Records {
         dead_rows: 100,
         head_ms_1k: 0.2,
         head_ms_200k: 0.3,
+        sweep_ms_200k: 60.0,
+        head_lately_ms_200k: 50.0,
         pss_mb_first_quarter: BTreeMap::new(),
         pss_mb_last_quarter: BTreeMap::new(),
     };

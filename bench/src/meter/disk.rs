@@ -42,7 +42,7 @@ mod tests {
         let found = fsync(folder.path(), Duration::from_millis(200))?;
         assert!(begun.elapsed() >= Duration::from_millis(200));
         assert!(0.0 < found.p50 && found.p50 <= found.p99, "{found:?}");
-        assert!(found.p99 < 200.0 || begun.elapsed() > Duration::from_millis(400), "{found:?}");
+        assert!(found.p99 <= 1e3 * begun.elapsed().as_secs_f64(), "in milliseconds: {found:?}");
         assert_eq!(folder.path().read_dir()?.count(), 0);
         Ok(())
     }

@@ -58,6 +58,8 @@ fn full() -> Measurement {
             dead_rows: 4_000,
             head_ms_1k: 0.2,
             head_ms_200k: 0.3,
+            sweep_ms_200k: 60.0,
+            head_lately_ms_200k: 50.0,
             pss_mb_first_quarter: by_process.clone(),
             pss_mb_last_quarter: by_process,
         }),
