@@ -60,6 +60,40 @@ async fn ends(stack: &Stack, orders: u32) -> anyhow::Result<(i64, i64)> {
     Ok(sqlx::query_as(ends).fetch_one(&stack.tables).await?)
 }
 
+/// What breaks a promise once everything has ended, how it is mended, and what is then said of it.
+const BROKEN: [(&str, &str, &str); 3] = [
+    (
+        "update payment.payments set status = 6 where status = 7",
+        "update payment.payments set status = 7 where status = 6",
+        "is no end on which the services agree",
+    ),
+    (
+        "update inventory.stock set available = available + 1",
+        "update inventory.stock set available = available - 1",
+        "the stock of 1 SKUs is not what was counted",
+    ),
+    (
+        "update \"order\".orders set amount_minor = amount_minor - 1 where status = 3",
+        "update \"order\".orders set amount_minor = amount_minor + 1 where status = 3",
+        "too much was charged",
+    ),
+];
+
+/// Whoever trusts a figure trusts that a stack that breaks a promise has none.
+async fn breaks_are_found(stack: &Stack, orders: u32) -> anyhow::Result<()> {
+    for (breaking, mending, said) in BROKEN {
+        sqlx::query(breaking).execute(&stack.tables).await?;
+        let held = invariants::hold(stack, orders.into()).await;
+        let found = held.as_ref().is_err_and(|error| error.to_string().contains(said));
+        anyhow::ensure!(found, "{said}: {held:?}");
+        sqlx::query(mending).execute(&stack.tables).await?;
+    }
+    let lost = invariants::hold(stack, u64::from(orders) + 1).await;
+    let found = lost.is_err_and(|error| error.to_string().contains("orders were accepted"));
+    anyhow::ensure!(found, "an order is missing and nobody says so");
+    invariants::hold(stack, orders.into()).await
+}
+
 fn of_captures(ledger: &[Entry]) -> usize {
     ledger.iter().filter(|entry| entry.operation == "capture").count()
 }
@@ -96,7 +130,7 @@ async fn serves_and_survives(kind: &str) -> anyhow::Result<()> {
         stack.restarted("payment", 0).await?;
         let twice = (2 * confirmed, 2 * cancelled);
         anyhow::ensure!(ends(stack, 2 * ORDERS).await? == twice, "a death changes no end");
-        Ok(())
+        breaks_are_found(stack, 2 * ORDERS).await
     })
     .await
 }

@@ -148,6 +148,8 @@ async fn of_two_static_members_with_one_name_the_second_stays_and_the_first_ends
 #[tokio::test]
 async fn a_static_member_outlives_a_broker_that_is_away_for_longer_than_the_session()
 -> anyhow::Result<()> {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let _counting = metrics::set_default_local_recorder(&recorder);
     let (mut broker, mut config) = Broker::start().await?;
     config.static_membership = true;
     let consumer = Consumer::try_new(&config, GROUP, PRODUCERS)?;
@@ -168,5 +170,6 @@ async fn a_static_member_outlives_a_broker_that_is_away_for_longer_than_the_sess
     // It is a new member, whatever it was called: what was open is heard again.
     let again = partitions(round("1", &heard));
     assert_eq!(again, partitions(&open));
+    assert_eq!(deaths(&recorder), 0, "nobody has taken its place");
     Ok(())
 }
