@@ -21,6 +21,10 @@ type Client = ThreadedProducer<Deliveries>;
 const LIFE_MIN: Duration = Duration::from_secs(1);
 /// Two deaths within so long are a state, not an accident.
 const ACCIDENT: Duration = Duration::from_mins(1);
+/// A client that gets nothing through for longer is taken for stuck: after a broker that hung for a
+/// minute some never spoke to it again. Together with a record's time in the client's queue this is
+/// a minute, so an outage alone makes nobody unready.
+const IN_VAIN_MAX: Duration = Duration::from_secs(30);
 
 /// What the client did with a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +42,7 @@ pub struct Producer(Arc<Shared>);
 struct Shared {
     settings: ClientConfig,
     topic: String,
+    in_vain_max: Duration,
     current: RwLock<Current>,
 }
 
@@ -48,20 +53,26 @@ struct Current {
     deaths: [Option<Instant>; 2],
 }
 
+impl Current {
+    fn is_stuck(&self, in_vain_max: Duration) -> bool {
+        self.client.client().context().in_vain_for() > in_vain_max
+    }
+}
+
 impl Producer {
     pub fn try_new(config: &Config, producer: &str) -> Result<Self, Error> {
-        Self::over(config.producer(), topic(producer))
+        Self::over(config.producer(), topic(producer), IN_VAIN_MAX)
     }
 
     /// One of the same topic that shares no request with this one.
     pub fn another(&self) -> Result<Self, Error> {
-        Self::over(self.0.settings.clone(), self.0.topic.clone())
+        Self::over(self.0.settings.clone(), self.0.topic.clone(), self.0.in_vain_max)
     }
 
-    fn over(settings: ClientConfig, topic: String) -> Result<Self, Error> {
+    fn over(settings: ClientConfig, topic: String, in_vain_max: Duration) -> Result<Self, Error> {
         let client = make(&settings).map_err(Error::Client)?;
         let current = Current { client, made_at: Instant::now(), deaths: [None; 2] };
-        Ok(Self(Arc::new(Shared { settings, topic, current: RwLock::new(current) })))
+        Ok(Self(Arc::new(Shared { settings, topic, in_vain_max, current: RwLock::new(current) })))
     }
 
     pub fn topic(&self) -> &str {
@@ -82,6 +93,9 @@ impl Producer {
         body: &[u8],
         reports: &UnboundedSender<Report>,
     ) -> Handed {
+        if self.0.is_stuck() {
+            self.0.replace();
+        }
         let key = envelope.subject.to_string();
         let headers = envelope.headers();
         let headers = headers
@@ -134,11 +148,19 @@ impl Shared {
         current.client.client().context().failed(error, event);
     }
 
+    fn is_stuck(&self) -> bool {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).is_stuck(self.in_vain_max)
+    }
+
     /// An idempotent client gives up for good when it can no longer tell what the broker has. Its
     /// last reports still come; its end may take long, and has a thread of its own.
     fn replace(&self) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        let Some((_, why)) = current.client.client().fatal_error() else { return };
+        let why = match current.client.client().fatal_error() {
+            Some((_, why)) => why,
+            None if current.is_stuck(self.in_vain_max) => "its records run out of time".to_owned(),
+            None => return,
+        };
         if current.made_at.elapsed() < LIFE_MIN {
             return;
         }
@@ -159,4 +181,77 @@ impl Shared {
 
 fn make(settings: &ClientConfig) -> KafkaResult<Client> {
     settings.create_with_context(Deliveries::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use saga::{EventType, Trace};
+    use testkit::wait;
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+    use super::*;
+
+    const RECORD_TIME_MS: &str = "1000";
+    const IN_VAIN_MAX: Duration = Duration::from_millis(500);
+    const AT_MOST: Duration = Duration::from_secs(20);
+
+    fn lit() -> Envelope {
+        Envelope {
+            id: Uuid::now_v7(),
+            kind: EventType::new("lamp", "LampLit", 1),
+            time: DateTime::UNIX_EPOCH,
+            subject: Uuid::now_v7(),
+            version: Some(1),
+            cause: None,
+            trace: Trace::default(),
+        }
+    }
+
+    fn made_at(producer: &Producer) -> Instant {
+        producer.0.current.read().expect("nobody panics while holding it").made_at
+    }
+
+    #[tokio::test]
+    async fn a_client_that_gets_nothing_through_for_long_is_replaced_and_its_heir_goes_on()
+    -> anyhow::Result<()> {
+        let broker = testkit::Broker::start(None, &["lamp.events.v1"])?;
+        let config = Config {
+            brokers: broker.bootstrap().to_owned(),
+            client_id: "test-1".to_owned(),
+            static_membership: false,
+            fetch_wait_ms: 10,
+            session_timeout_ms: 2_000,
+            max_poll_interval_ms: 30_000,
+            producer_queue_max: 20_000,
+        };
+        let mut settings = config.producer();
+        settings.set("message.timeout.ms", RECORD_TIME_MS);
+        let producer = Producer::over(settings, topic("lamp"), IN_VAIN_MAX)?;
+        let (reports_to, mut reports) = unbounded_channel();
+        let acked = async |reports: &mut UnboundedReceiver<Report>| {
+            wait::until(AT_MOST, "a record to be acknowledged", async || {
+                producer.send(&lit(), b"{}", &reports_to);
+                let report = reports.recv().await.expect("held above");
+                matches!(report, Report::Acked(_)).then_some(())
+            })
+            .await
+        };
+        acked(&mut reports).await?;
+        let first = made_at(&producer);
+
+        broker.go_away()?;
+        wait::until(AT_MOST, "an heir", async || {
+            producer.send(&lit(), b"{}", &reports_to);
+            (made_at(&producer) != first).then_some(())
+        })
+        .await?;
+        assert!(first.elapsed() > Duration::from_secs(1) + IN_VAIN_MAX, "{:?}", first.elapsed());
+        assert!(producer.is_ready(), "an outage is not the client's fault");
+
+        broker.come_back()?;
+        acked(&mut reports).await?;
+        assert!(!producer.0.is_stuck(), "what is heard of ends the row");
+        Ok(())
+    }
 }

@@ -64,9 +64,28 @@ impl Delivery {
 #[derive(Default)]
 pub(crate) struct Deliveries {
     logged_at: Mutex<Option<Instant>>,
+    /// Since when records have run out of their time, and the broker has taken none.
+    in_vain_since: Mutex<Option<Instant>>,
 }
 
 impl Deliveries {
+    /// How long every record that was heard of has run out of its time.
+    pub fn in_vain_for(&self) -> Duration {
+        let since = self.in_vain_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map(|since| since.elapsed()).unwrap_or_default()
+    }
+
+    fn note(&self, result: &DeliveryResult<'_>) {
+        let mut since = self.in_vain_since.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(_) => *since = None,
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut), _)) => {
+                since.get_or_insert_with(Instant::now);
+            }
+            Err(_) => {}
+        }
+    }
+
     /// Counts a failure, and tells of it now and then.
     pub fn failed(&self, error: &KafkaError, event: Uuid) {
         let code = error.rdkafka_error_code().map(|code| format!("{code:?}")).unwrap_or_default();
@@ -99,6 +118,7 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, result: &DeliveryResult<'_>, delivery: Box<Delivery>) {
         let id = delivery.id;
+        self.note(result);
         delivery.tell(match result {
             Ok(message) if message.offset() >= 0 => Report::Acked(id),
             Ok(_) => Report::Failed(id),
